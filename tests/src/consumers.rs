@@ -9,8 +9,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use consumer::{
-    Backend, BatchError, Consumer, Context, EventFormat, Formerly, HandlerError, PersistedEvent,
-    Report, ScopedConsumer, Settings, Worker, WorkerBuilder, WorkerError, WorkerHandle,
+    Backend, BatchError, Consumer, Context, EventFormat, Formerly, HandlerError, LogProblem,
+    Mismatch, PersistedEvent, Report, ScopedConsumer, Settings, StoreError, Worker, WorkerBuilder,
+    WorkerError, WorkerHandle,
 };
 use tokio::task::JoinHandle;
 
@@ -392,4 +393,18 @@ pub async fn run_once<DB: Backend>(builder: WorkerBuilder<DB>) -> Report {
     patiently("the worker has handled the log", worker.run_once())
         .await
         .expect("run the worker")
+}
+
+/// The one thing for which a worker refuses a log.
+#[must_use]
+pub fn log_problem(refused: WorkerError) -> LogProblem {
+    let mut mismatches = match refused {
+        WorkerError::Log(problem) => return problem,
+        WorkerError::Store(StoreError::Mismatches { mismatches, .. }) => mismatches,
+        other => panic!("{other:?}"),
+    };
+    match (mismatches.pop(), mismatches.as_slice()) {
+        (Some(Mismatch::Log(problem)), []) => problem,
+        other => panic!("{other:?}"),
+    }
 }

@@ -38,7 +38,7 @@ pub use self::browser::{Browser, Element, Screen};
 pub use self::commands::command;
 pub use self::consumers::{
     Handled, Running, TestConsumer, batch_consumer, chaining, consumer, dropped_after, impatient,
-    judging, next_release, patiently, read_model, run_once, until, until_some,
+    judging, log_problem, next_release, patiently, read_model, run_once, until, until_some,
 };
 pub use self::counting::Counting;
 pub use self::database::{Database, TestDatabase, databases};

@@ -10,7 +10,8 @@ use consumer::{
     PgEventStore, ReadRange, Schema, SqlType, StoreError, Worker, WorkerError,
 };
 use consumer_tests::{
-    Database, Running, TestDatabase, consumer, patiently, read_model, run_once, until, watching,
+    Database, Running, TestDatabase, consumer, log_problem, patiently, read_model, run_once, until,
+    watching,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Sqlite};
 use uuid::Uuid;
@@ -743,10 +744,7 @@ async fn a_view_of_two_tables_loses_nothing_of_concurrent_writers() {
 async fn problem(db: &Database<Postgres>) -> LogProblem {
     let worker = db.worker().consumer(read_model("both")).build().unwrap();
     let refused = patiently("it refuses", worker.run_once()).await;
-    match refused.unwrap_err() {
-        WorkerError::Log(problem) => problem,
-        other => panic!("{other:?}"),
-    }
+    log_problem(refused.unwrap_err())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -754,7 +752,7 @@ async fn a_view_of_tables_with_two_sequences_is_refused() {
     let db = mapped::<Postgres>(TWO_TABLES, both_tables()).await;
     db.execute("CREATE SEQUENCE other; ALTER TABLE paid ALTER p SET DEFAULT nextval('other')")
         .await;
-    let LogProblem::OtherSequence { name, other } = problem(&db).await else {
+    let LogProblem::OtherSequence { name, other, .. } = problem(&db).await else {
         panic!("another problem")
     };
     assert_eq!((&*name, &*other), ("public.positions", "public.other"));
@@ -815,7 +813,7 @@ async fn a_view_whose_owner_does_not_see_all_rows_is_refused() {
         state.contains("row-level security hides events")
     })
     .await;
-    assert_eq!(problem(&db).await, LogProblem::HiddenEvents);
+    assert_eq!(problem(&db).await, LogProblem::HiddenEvents { role: owner });
     db.execute("ALTER TABLE paid DISABLE ROW LEVEL SECURITY")
         .await;
     patiently("it handles both", running.caught_up())

@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use consumer::{
-    LogProblem, Mismatch, PgEventStore, Settings, StartFrom, StoreError, Worker, WorkerError,
-};
+use consumer::{LogProblem, PgEventStore, Settings, StartFrom, Worker, WorkerError};
 use consumer_tests::{
-    Database, Running, TestPostgres, keep_log, logged, patiently, read_model, run_once, test_on,
-    until, until_some,
+    Database, Running, TestPostgres, keep_log, log_problem, logged, patiently, read_model,
+    run_once, test_on, until, until_some,
 };
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 
@@ -21,10 +19,8 @@ async fn pending(db: &Database<Postgres>, id: &str) -> (Transaction<'static, Pos
 /// The reason why a worker refuses to run on this database.
 async fn refusal(db: &Database<Postgres>) -> LogProblem {
     let worker = db.worker().consumer(read_model("c")).build().unwrap();
-    match patiently("it refuses", worker.run_once()).await {
-        Err(WorkerError::Log(problem)) => problem,
-        other => panic!("{other:?}"),
-    }
+    let refused = patiently("it refuses", worker.run_once()).await;
+    log_problem(refused.unwrap_err())
 }
 
 async fn settled(db: &Database<Postgres>) -> i64 {
@@ -127,16 +123,11 @@ async fn a_position_column_without_a_sequence_is_refused() {
     let db = Database::<Postgres>::fresh().await;
     db.execute("ALTER TABLE events ALTER global_position DROP DEFAULT; DROP SEQUENCE events_global_position_seq")
         .await;
-    let worker = db.worker().consumer(read_model("c")).build().unwrap();
-    match patiently("it refuses", worker.run_once()).await {
-        Err(WorkerError::Store(StoreError::Mismatches { mismatches, .. })) => {
-            assert!(
-                matches!(&*mismatches, [Mismatch::NotFilled { name, .. }] if name == "global_position"),
-                "{mismatches:?}"
-            );
-        }
-        other => panic!("{other:?}"),
-    }
+    let problem = refusal(&db).await;
+    assert!(
+        matches!(&problem, LogProblem::NoSequence { column, .. } if column == "global_position"),
+        "{problem}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -493,7 +493,13 @@ fn only_the_backend_contains_sql() {
 /// The two halves of a backend: the files, and the tables as their templates name them.
 const HALVES: [(&[&str], &[&str]); 2] = [
     (
-        &["events.rs", "browse.rs", "frontier.rs", "catalogue.rs"],
+        &[
+            "events.rs",
+            "browse.rs",
+            "frontier.rs",
+            "catalogue.rs",
+            "sequence.rs",
+        ],
         &["events", "heads", "frontier", "log_state"],
     ),
     (

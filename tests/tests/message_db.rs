@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use consumer::prelude::*;
 use consumer::{Access, PgEventStore, Schema, StoreError, Worker};
-use consumer_tests::{Database, Running, run_once, until};
+use consumer_tests::{Database, Running, run_once, until, watching};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, PgConnection, Postgres};
 use uuid::Uuid;
@@ -127,26 +127,35 @@ async fn write(writer: &mut PgConnection, stream: &str, kind: &str, data: Option
     id
 }
 
-/// Writes to two categories in each of 40 transactions, of which every fourth is rolled back, and returns
-/// what was committed. `write_message` locks the category, so the order of both is the same everywhere.
+/// Writes twice in each of 40 transactions, of which every fourth is rolled back, and returns what was
+/// committed. `write_message` locks the category until the transaction ends, so only writers of different
+/// categories commit in another order than that of their positions.
 async fn write_many(mut session: PgConnection, writer: u32) -> Vec<(String, Uuid)> {
     let mut written = Vec::new();
-    let withdrawal = format!("withdrawal:command-{writer}");
+    let (category, kind) = if writer.is_multiple_of(2) {
+        ("account", "Deposited")
+    } else {
+        ("withdrawal:command", "Withdraw")
+    };
     for n in 0..40 {
-        let account = format!("account-{writer}-{}", n % 3);
+        let stream = format!("{category}-{writer}-{}", n % 3);
         let data = format!(r#"{{"amount":{n}}}"#);
         let mut tx = session.begin().await.unwrap();
-        let first = write(&mut tx, &account, "Deposited", Some(&data)).await;
+        let first = write(&mut tx, &stream, kind, Some(&data)).await;
         tokio::time::sleep(Duration::from_millis(fastrand::u64(0..4))).await;
-        let second = write(&mut tx, &withdrawal, "Withdraw", Some(&data)).await;
+        let second = write(&mut tx, &stream, kind, Some(&data)).await;
         if n % 4 == 0 {
             tx.rollback().await.unwrap();
         } else {
             tx.commit().await.unwrap();
-            written.extend([(account, first), (withdrawal.clone(), second)]);
+            written.extend([(stream.clone(), first), (stream, second)]);
         }
     }
     written
+}
+
+fn count(seen: &Seen) -> usize {
+    seen.lock().unwrap().values().map(Vec::len).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +164,9 @@ async fn typed_consumers_lose_nothing_of_concurrent_writers() {
         return;
     };
     let (accounts, withdrawals) = (Seen::default(), Seen::default());
-    let running = Running::start(message_db.worker(&accounts, &withdrawals));
+    let (all, seen_by_all) = watching("all");
+    let worker = message_db.worker(&accounts, &withdrawals).consumer(all);
+    let running = Running::start(worker);
     let mut writers = Vec::new();
     for writer in 0..6 {
         writers.push(tokio::spawn(write_many(message_db.writer().await, writer)));
@@ -166,9 +177,10 @@ async fn typed_consumers_lose_nothing_of_concurrent_writers() {
             expected.entry(stream).or_default().push(id);
         }
     }
-    let count = |seen: &Seen| seen.lock().unwrap().values().map(Vec::len).sum::<usize>();
+    let total = 6 * 2 * 30;
     until("all messages are handled", async || {
-        count(&accounts) + count(&withdrawals) >= 6 * 2 * 30
+        count(&accounts) + count(&withdrawals) >= total
+            && seen_by_all.lock().unwrap().len() >= total
     })
     .await;
     let report = running.stop().await;
@@ -182,6 +194,12 @@ async fn typed_consumers_lose_nothing_of_concurrent_writers() {
         .map(|(stream, rows)| (stream.clone(), ids(rows)))
         .collect();
     assert_eq!(found, expected);
+    let mut by_all: BTreeMap<String, Vec<Uuid>> = BTreeMap::new();
+    for event in seen_by_all.lock().unwrap().iter() {
+        let stream = format!("{}-{}", event.aggregate_type, event.aggregate_id);
+        by_all.entry(stream).or_default().push(event.event_id);
+    }
+    assert_eq!(by_all, expected);
     for (stream, rows) in &seen {
         let versions: Vec<i64> = rows.iter().map(|row| row.0).collect();
         assert_eq!(
@@ -190,6 +208,89 @@ async fn typed_consumers_lose_nothing_of_concurrent_writers() {
             "{stream}"
         );
     }
+}
+
+/// The control: a reader that continues after the highest position it has seen.
+async fn read_on(conn: &mut PgConnection, seen: &mut Vec<i64>) {
+    let read = sqlx::query_scalar(
+        "SELECT global_position FROM message_store.messages WHERE global_position > $1 ORDER BY 1",
+    );
+    let after = seen.last().copied().unwrap_or(0);
+    seen.extend::<Vec<i64>>(read.bind(after).fetch_all(conn).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_a_category_that_commits_later_at_a_lower_position_is_read() {
+    let Some(message_db) = MessageDb::install().await else {
+        return;
+    };
+    let (accounts, withdrawals) = (Seen::default(), Seen::default());
+    let (all, seen_by_all) = watching("all");
+    let worker = message_db.worker(&accounts, &withdrawals).consumer(all);
+    let running = Running::start(worker);
+    let mut account = message_db.writer().await;
+    let mut withdrawal = message_db.writer().await;
+    let mut control = PgConnection::connect(&message_db.db.url).await.unwrap();
+    let (mut trusting, data) = (Vec::new(), Some(r#"{"amount":1}"#));
+    for round in 1..=4 {
+        let before = (count(&accounts), count(&withdrawals));
+        let mut open = account.begin().await.unwrap();
+        write(&mut open, "account-1", "Deposited", data).await;
+        // Another category, so it does not wait for the lock of the first.
+        write(&mut withdrawal, "withdrawal:command-1", "Withdraw", data).await;
+        read_on(&mut control, &mut trusting).await;
+        until("the worker waits for the open transaction", async || {
+            running.frontier_wait().is_some()
+        })
+        .await;
+        assert_eq!((count(&accounts), count(&withdrawals)), before);
+        open.commit().await.unwrap();
+        until("both are handled", async || {
+            (count(&accounts), count(&withdrawals)) == (round, round)
+                && seen_by_all.lock().unwrap().len() == 2 * round
+        })
+        .await;
+        read_on(&mut control, &mut trusting).await;
+    }
+    running.stop().await;
+    let log = "SELECT global_position FROM message_store.messages ORDER BY 1";
+    let log = message_db.db.numbers(log).await;
+    assert_eq!(log.len(), 8);
+    let positions = seen_by_all.lock().unwrap().clone();
+    let positions: Vec<i64> = positions
+        .iter()
+        .map(|event| event.global_position)
+        .collect();
+    assert_eq!(positions, log);
+    let lost = log.iter().filter(|position| !trusting.contains(position));
+    assert_eq!(lost.count(), 4, "the control loses one of each round");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_execute_on_the_category_its_grant_is_named() {
+    let Some(message_db) = MessageDb::install().await else {
+        return;
+    };
+    let store = &message_db.store;
+    message_db
+        .db
+        .execute("REVOKE EXECUTE ON FUNCTION message_store.category(varchar) FROM PUBLIC")
+        .await;
+    let StoreError::MissingPrivileges { statements, .. } = store.migrate().await.unwrap_err()
+    else {
+        panic!("another error")
+    };
+    let role = store.pool().connect_options().get_username().to_owned();
+    assert_eq!(
+        statements,
+        [format!(
+            "GRANT EXECUTE ON FUNCTION message_store.category(character varying) TO {role}"
+        )]
+    );
+    message_db.db.execute(&statements[0]).await;
+    store.check_access(Access::Work).await.unwrap();
+    let (accounts, withdrawals) = (Seen::default(), Seen::default());
+    run_once(message_db.worker(&accounts, &withdrawals)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

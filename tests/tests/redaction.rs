@@ -3,12 +3,18 @@
 
 use std::sync::Arc;
 
+use clap::Parser as _;
 use consumer::admin::{Admin, AdminError, RebuildOptions};
-use consumer::{EventStore, Metadata, NewEvent, OnError, Redaction, Schema, Settings, StoreError};
+use consumer::cli::{Cli, Console, Exit};
+use consumer::{
+    Column, EventStore, Metadata, NewEvent, OnError, Redaction, Schema, Settings, SqlType,
+    StoreError, Worker,
+};
 use consumer_tests::{
     Database, Payloads, Running, TestConsumer, TestDatabase, impatient, patiently,
     recording_at_gate, run_once, test_on, until,
 };
+use sqlx::Postgres;
 use tokio::sync::Semaphore;
 
 test_on!(
@@ -25,7 +31,9 @@ test_on!(
     the_command_replaces_errors_that_may_quote_the_payload,
     a_parked_event_is_retried_with_its_new_payload,
     a_rebuild_after_a_redaction_gets_the_new_payload,
-    errors_of_another_log_stay
+    errors_of_another_log_stay,
+    metadata_that_a_table_has_no_column_for_is_refused,
+    a_log_of_another_program_is_not_redacted
 );
 
 const SECRET: &str = r#"{"email":"ada@example.com"}"#;
@@ -271,4 +279,111 @@ async fn errors_of_another_log_stay<DB: TestDatabase>(db: Database<DB>) {
     admin.redact(position, REDACTED).await.unwrap();
     let errors = db.texts("SELECT error FROM consumer_progress").await;
     assert!(errors[0].contains("ada@example.com"), "{errors:?}");
+}
+
+/// A database whose payloads are of another type than `BYTEA`.
+async fn with_payloads_as(sql_type: SqlType) -> Database<Postgres> {
+    let db = Database::fresh().await;
+    let name = format!("{sql_type:?}").to_lowercase();
+    db.execute(&format!(
+        "ALTER TABLE events ALTER payload TYPE {name} USING convert_from(payload, 'UTF8')::{name}"
+    ))
+    .await;
+    let schema = Schema::default().sql_type(Column::Payload, sql_type);
+    let store = db.store.clone().with_schema(schema).unwrap();
+    db.with_store(store)
+}
+
+/// The database would abort the caller's transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_its_column_cannot_hold_is_refused() {
+    let invalid: [&[u8]; 4] = [b"{", b"\xff", b"\"\\ud800\"", b"{} {}"];
+    let json = invalid.map(Vec::from);
+    let refused = [
+        (SqlType::Json, json.to_vec()),
+        (
+            SqlType::Jsonb,
+            [&json[..], &[br#"{"a":"\u0000"}"#.to_vec()]].concat(),
+        ),
+        (SqlType::Text, vec![b"\xff".to_vec(), b"a\0b".to_vec()]),
+    ];
+    for (sql_type, payloads) in refused {
+        let db = with_payloads_as(sql_type).await;
+        let position = secret(&db).await;
+        let mut tx = db.store.begin().await.unwrap();
+        for payload in payloads {
+            let error = db.store.redact(&mut tx, position, payload).await;
+            let error = error.unwrap_err();
+            let StoreError::UnfitRedaction { reason, .. } = &error else {
+                panic!("{sql_type:?}: {error:?}")
+            };
+            let name = format!("{sql_type:?}").to_lowercase();
+            assert!(reason.contains(&format!("of type {name}")), "{reason}");
+        }
+        let redacted = db.store.redact(&mut tx, position, REDACTED).await;
+        redacted.expect("the transaction is not aborted");
+        tx.commit().await.unwrap();
+        let payload = String::from_utf8(event(&db, position).await.payload.to_vec()).unwrap();
+        assert_eq!(payload.replace(' ', ""), REDACTED, "{sql_type:?}");
+    }
+}
+
+/// The control: what the server says, and what becomes of the transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_aborts_the_transaction_of_an_unfit_payload() {
+    let db = with_payloads_as(SqlType::Jsonb).await;
+    secret(&db).await;
+    let mut tx = db.store.begin().await.unwrap();
+    let unchecked = "UPDATE events SET payload = convert_from('{', 'UTF8')::jsonb";
+    let update = sqlx::query(unchecked).execute(&mut *tx).await;
+    update.unwrap_err();
+    let error = db.store.redact(&mut tx, 1, REDACTED).await.unwrap_err();
+    assert!(matches!(error, StoreError::Database(_)), "{error:?}");
+}
+
+async fn metadata_that_a_table_has_no_column_for_is_refused<DB: TestDatabase>(db: Database<DB>) {
+    let schema = Schema::default().without(Column::Metadata);
+    let store = db.store.clone().with_schema(schema).unwrap();
+    let position = db.append_many(1).await[0];
+    let with_metadata = Redaction::new("{}").metadata(Metadata::from_json_text("{}"));
+    let error = redact(&store, position, with_metadata).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::UnfitRedaction { .. }),
+        "{error:?}"
+    );
+    assert!(
+        error.to_string().contains("leave `.metadata(…)` out"),
+        "{error}"
+    );
+    assert_eq!(event(&db, position).await.payload, "0");
+    // There is none to remove.
+    let without = Redaction::new("{}").without_metadata();
+    redact(&store, position, without).await.unwrap();
+    assert_eq!(event(&db, position).await.payload, "{}");
+}
+
+async fn a_log_of_another_program_is_not_redacted<DB: TestDatabase>(db: Database<DB>) {
+    let position = secret(&db).await;
+    let schema = Schema::default().read_only();
+    let store = db.store.clone().with_schema(schema).unwrap();
+    let error = redact(&store, position, REDACTED).await.unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnlyLog { .. }), "{error:?}");
+    let error = Admin::new(store.clone()).redact(position, REDACTED).await;
+    let error = error.unwrap_err();
+    assert!(
+        matches!(error, AdminError::Store(StoreError::ReadOnlyLog { .. })),
+        "{error:?}"
+    );
+    let console = Console::captured(["n"]);
+    let line = ["worker", "redact", &position.to_string(), "{}", "--yes"];
+    let cli = Cli::try_parse_from(line).unwrap();
+    let worker = Worker::builder(store).consumer(strict("c").0);
+    let exit = cli.run_on(worker, &console).await;
+    assert_eq!(exit, Exit::Refused, "{}", console.text());
+    assert!(
+        console.text().contains("is mapped as read-only"),
+        "{}",
+        console.text()
+    );
+    assert_eq!(event(&db, position).await.payload, SECRET);
 }

@@ -12,7 +12,7 @@ use consumer::{
 };
 use consumer_tests::{
     Database, Model, Running, Standby, Switch, TestDatabase, TestPostgres, consumer, impatient,
-    keep_log, logged, patiently, read_model, run_once, test_on, until,
+    keep_log, log_problem, logged, patiently, read_model, run_once, test_on, until,
 };
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, Database as _, PgConnection, PgPool, Postgres};
@@ -290,10 +290,8 @@ async fn a_crash_of_the_server_reports_no_skipped_version() {
 /// The reason why a worker refuses to start on this log.
 async fn refusal(db: &Database<Postgres>) -> String {
     let worker = db.worker().consumer(read_model("refused")).build().unwrap();
-    match patiently("it refuses", worker.run_once()).await {
-        Err(error @ WorkerError::Log(_)) => error.to_string(),
-        other => panic!("{other:?}"),
-    }
+    let refused = patiently("it refuses", worker.run_once()).await;
+    log_problem(refused.unwrap_err()).to_string()
 }
 
 /// Changes the log under a running worker, which must end for the reason why another one would not

@@ -209,3 +209,17 @@ impl SqlType {
         })
     }
 }
+
+/// A name or an expression as it is written in SQL.
+pub(super) fn in_sql(name: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name.chars().all(is_plain)
+        || !name
+            .chars()
+            .all(|c| c.is_alphanumeric() || " _-".contains(c))
+    {
+        name.to_owned()
+    } else {
+        format!("\"{name}\"")
+    }
+}

@@ -8,6 +8,8 @@ use uuid::Uuid;
 
 use super::DriverError;
 use super::column::Column;
+#[cfg(feature = "worker")]
+use super::log_problem::LogProblem;
 use super::mismatch::Mismatch;
 use crate::contract::{DecodeError, ExpectedVersion};
 
@@ -137,20 +139,6 @@ pub enum StoreError {
         found: String,
     },
 
-    /// The SQLite table of events gives the positions of deleted events to new ones.
-    #[error(
-        "column `{column}` of `{table}` is not `INTEGER PRIMARY KEY AUTOINCREMENT`: SQLite would give \
-         the position of a deleted event to a new one, which consumers that have passed it would \
-         never see; create a new table with the SQL that `migration_sql()` returns, and copy the \
-         events into it with their positions"
-    )]
-    NoAutoincrement {
-        /// The table of events.
-        table: String,
-        /// The column of positions.
-        column: String,
-    },
-
     /// A part of the mapping contradicts another, or no table can satisfy it.
     #[error("the mapping of `Column::{column:?}` cannot be used: {reason}")]
     InvalidMapping {
@@ -200,6 +188,17 @@ pub enum StoreError {
         aggregate_type: String,
         /// The aggregate's id.
         aggregate_id: String,
+        /// The reason, and what to do.
+        reason: String,
+    },
+
+    /// The table, as it is mapped, cannot hold the new content of an event.
+    #[error(
+        "the redaction of the event at position {position} cannot be stored in a table of this mapping: {reason}"
+    )]
+    UnfitRedaction {
+        /// The position of the event.
+        position: i64,
         /// The reason, and what to do.
         reason: String,
     },
@@ -581,145 +580,5 @@ pub enum FrontierError {
 impl From<sqlx::Error> for FrontierError {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error.into())
-    }
-}
-
-/// The reason why positions cannot be settled on this log. No event was skipped, and no consumer runs.
-///
-/// Each message names the remedy; the guide [`frontier`](crate::guide::frontier) explains why.
-/// Each of them can also end a worker that runs, as a [`WorkerError::Log`](crate::WorkerError::Log),
-/// except for three that can pass: a running worker waits while the server is a
-/// [`Standby`](Self::Standby), has [`NoSequence`](Self::NoSequence) or shows no locks
-/// ([`InvisibleLocks`](Self::InvisibleLocks)).
-#[cfg(feature = "worker")]
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum LogProblem {
-    /// Positions were given out twice, so that a checkpoint would skip events.
-    #[error(
-        "the log was reset: {what} is at {position}, but the log has given out positions only up to {last_value}; restore the log, or rebuild the consumers and delete the row of `consumer_frontier`"
-    )]
-    Reset {
-        /// The frontier or the checkpoint that is above the log.
-        what: String,
-        /// Its position.
-        position: i64,
-        /// The last position that was given out.
-        last_value: i64,
-    },
-    /// The log is lower than it was, and the role may not read the sequence, which would show why.
-    #[error(
-        "the log's highest event is at position {highest}, and {what} is at {position}: the log was reset, or its newest events were deleted, and the sequence would show which; run `GRANT SELECT ON SEQUENCE {sequence}` to the worker's role, and if the log was reset, rebuild the consumers and delete the row of `consumer_frontier`"
-    )]
-    Shrunk {
-        /// The frontier that is above the log.
-        what: String,
-        /// Its position.
-        position: i64,
-        /// The highest position of an event.
-        highest: i64,
-        /// The sequence.
-        sequence: String,
-    },
-    /// Events have positions that the sequence has not given out, as after an import.
-    #[error(
-        "the log has events up to position {highest}, but sequence {name} is at {last_value} and would give out their positions again; an import does not move the sequence: run `SELECT setval('{}', {highest})`",
-        .name.replace('\'', "''")
-    )]
-    SequenceBehind {
-        /// The sequence.
-        name: String,
-        /// The highest position of an event.
-        highest: i64,
-        /// The last position that the sequence gave out.
-        last_value: i64,
-    },
-    /// An event has a position below 1, before the beginning of every checkpoint.
-    #[error(
-        "the log has an event at position {position}, and positions start at 1, so no consumer would handle it; give the events up to position 0 positions that are not in use, or delete them"
-    )]
-    PositionBelowOne {
-        /// The lowest position of an event.
-        position: i64,
-    },
-    /// No sequence was found from which the position column draws.
-    #[error(
-        "no sequence belongs to the position column of the events table, so the worker cannot know which positions are still to come; make it BIGSERIAL or IDENTITY, or name its sequence in the `Schema`"
-    )]
-    NoSequence,
-    /// The sequence hands positions to sessions in advance.
-    #[error(
-        "sequence {name} has a CACHE above 1, so a session can commit a low position at any later time; run `ALTER SEQUENCE {name} CACHE 1`"
-    )]
-    CachedSequence {
-        /// The sequence.
-        name: String,
-    },
-    /// The sequence does not count up by one.
-    #[error(
-        "sequence {name} does not count up by 1 without a cycle; run `ALTER SEQUENCE {name} INCREMENT 1 NO CYCLE`"
-    )]
-    OddSequence {
-        /// The sequence.
-        name: String,
-    },
-    /// The position column draws from another sequence than the one whose locks are watched.
-    #[error(
-        "positions are drawn from sequence {other}, but the worker watches {name}, so the worker cannot know which positions are still to come; make the default of the position column `nextval('{}')`, or name {other} in the `Schema`",
-        .name.replace('\'', "''")
-    )]
-    OtherSequence {
-        /// The sequence that is watched.
-        name: String,
-        /// The sequence of the column.
-        other: String,
-    },
-    /// A view reads rows that appear at another time than that at which their positions are drawn.
-    #[error(
-        "the view of the events reads {table}, a materialized view or a foreign table, whose rows appear without a lock on the sequence, so the worker cannot know which positions are still to come; run the worker on the tables that the events are appended to"
-    )]
-    DerivedRows {
-        /// The relation that the view reads.
-        table: String,
-    },
-    /// Row-level security restricts which events the worker sees.
-    #[error(
-        "row-level security is active on the events table for the worker's role, so the worker would pass hidden events as if they did not exist; run it as a role with BYPASSRLS (`ALTER ROLE … BYPASSRLS`), or as the owner of the table"
-    )]
-    HiddenEvents,
-    /// The worker's connections fire no ordinary triggers.
-    #[error(
-        "`session_replication_role` is `replica` on the worker's connections, so the trigger that keeps handlers from committing the worker's transaction does not fire; remove the setting, as with `ALTER ROLE … RESET session_replication_role` or `ALTER DATABASE … RESET session_replication_role`"
-    )]
-    TriggersOff,
-    /// The server is a standby, whose locks are not those of the writers.
-    #[error(
-        "the server is a standby, where writers cannot be seen; connect the worker to the primary"
-    )]
-    Standby,
-    /// The events come from logical replication, which does not draw positions here.
-    #[error(
-        "the events table is the target of a logical replication, whose rows come without a lock on the sequence; run the worker where the events are appended"
-    )]
-    ReplicationTarget,
-    /// The server does not show who holds a lock on the sequence.
-    #[error(
-        "the lock that `nextval` takes on sequence {name} cannot be seen on this server, so the frontier cannot be known; run the worker on PostgreSQL itself, 13.5 or later, and not on a server that only speaks its protocol"
-    )]
-    InvisibleLocks {
-        /// The sequence.
-        name: String,
-    },
-}
-
-#[cfg(feature = "worker")]
-impl LogProblem {
-    /// Whether it can pass by itself, so that a running worker waits: a standby can be promoted, and a
-    /// table can be in the middle of a change.
-    pub(crate) fn can_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::Standby | Self::NoSequence | Self::InvisibleLocks { .. }
-        )
     }
 }

@@ -196,17 +196,22 @@ pub trait Events: LogRows {
         settings: &StoreSettings,
     ) -> impl Future<Output = Result<Option<Vec<Mismatch>>, StoreError>> + Send;
 
-    /// Compares the types of the table of heads with those of the mapping.
+    /// Compares the types of the table of heads with those of the mapping, or with those of the table of
+    /// events where the `others` say that the mapping is wrong.
     fn head_mismatches(
         connection: &mut Self::Connection,
         settings: &StoreSettings,
+        others: &[Mismatch],
     ) -> impl Future<Output = Result<Vec<Mismatch>, StoreError>> + Send;
 
-    /// Refuses a table of events that gives positions out twice.
-    fn check_positions(
+    /// What is wrong with how the table of events gives positions out, and with which of them the role
+    /// sees, next to the `others`.
+    fn position_mismatches(
         connection: &mut Self::Connection,
-        schema: &Schema,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+        settings: &StoreSettings,
+        access: Option<Access>,
+        others: &[Mismatch],
+    ) -> impl Future<Output = Result<Vec<Mismatch>, StoreError>> + Send;
 
     /// Refuses what this database cannot store, before that aborts the caller's transaction.
     fn refuse_unstorable(append: &Append<'_>) -> Result<(), StoreError>;

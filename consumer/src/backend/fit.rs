@@ -30,13 +30,30 @@ pub(super) fn refuse_lost_values(schema: &Schema, event: &NewEvent) -> Result<()
 /// Refuses an event with a value that a column of the table cannot hold.
 pub(super) fn refuse_unfit(schema: &Schema, event: &NewEvent) -> Result<(), StoreError> {
     let reason = unfit_id(schema, &event.aggregate_id)
-        .or_else(|| unfit_payload(schema, event))
+        .or_else(|| unfit_payload(schema, &event.payload))
         .or_else(|| {
             Column::ALL
                 .into_iter()
                 .find_map(|column| unfit_value(schema, column, event))
         });
     refuse(event, reason)
+}
+
+/// Refuses new content of an event that a column of the table cannot hold, or for which it has none.
+pub(crate) fn refuse_unfit_redaction(
+    schema: &Schema,
+    position: i64,
+    payload: &[u8],
+    has_metadata: bool,
+) -> Result<(), StoreError> {
+    let is_lost = has_metadata && is_missing(schema, Column::Metadata);
+    let lost = is_lost.then(|| {
+        "it has metadata, and the table has no column for that; leave `.metadata(…)` out".to_owned()
+    });
+    match lost.or_else(|| unfit_payload(schema, payload)) {
+        Some(reason) => Err(StoreError::UnfitRedaction { position, reason }),
+        None => Ok(()),
+    }
 }
 
 fn refuse(event: &NewEvent, reason: Option<String>) -> Result<(), StoreError> {
@@ -95,17 +112,17 @@ fn unfit_id(schema: &Schema, id: &str) -> Option<String> {
     })
 }
 
-fn unfit_payload(schema: &Schema, event: &NewEvent) -> Option<String> {
+fn unfit_payload(schema: &Schema, payload: &[u8]) -> Option<String> {
     let sql_type = schema.type_of(Column::Payload);
     let reason = match sql_type {
-        SqlType::Json | SqlType::Jsonb => match JsonText::parse(&event.payload) {
+        SqlType::Json | SqlType::Jsonb => match JsonText::parse(payload) {
             Ok(text) if text.has_nul() && sql_type == SqlType::Jsonb => {
                 "it has a NUL character".to_owned()
             }
             Ok(_) => return None,
             Err(reason) => reason,
         },
-        SqlType::Text => match std::str::from_utf8(&event.payload) {
+        SqlType::Text => match std::str::from_utf8(payload) {
             Ok(text) if text.contains('\0') => "it has a NUL character".to_owned(),
             Ok(_) => return None,
             Err(error) => error.to_string(),

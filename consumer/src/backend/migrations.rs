@@ -52,7 +52,7 @@ pub(crate) async fn migrate<DB: Events>(
     DB::check_server(tx).await?;
     DB::refuse_without_create(tx, settings).await?;
     // First, so that all differences are reported, and not the one at which a statement fails.
-    let is_there = refuse_mismatches::<DB>(tx, settings).await?;
+    let is_there = refuse_all_mismatches::<DB>(tx, settings, None).await?;
     if !is_there && settings.schema.is_of_existing_table() {
         return Err(no_events_table(settings));
     }
@@ -76,7 +76,7 @@ pub(crate) async fn check<DB: Events>(
 ) -> Result<(), StoreError> {
     DB::check_server(connection).await?;
     check_use::<DB>(connection, settings, access).await?;
-    probe::<DB>(connection, settings).await
+    probe::<DB>(connection, settings, access).await
 }
 
 /// Checks what can change while a program uses the tables: their version, and its privileges.
@@ -222,9 +222,10 @@ async fn version<DB: Events>(
 async fn probe<DB: Events>(
     connection: &mut DB::Connection,
     settings: &StoreSettings,
+    access: Option<Access>,
 ) -> Result<(), StoreError> {
     let schema = &settings.schema;
-    if !refuse_mismatches::<DB>(connection, settings).await? {
+    if !refuse_all_mismatches::<DB>(connection, settings, access).await? {
         return Err(no_events_table(settings));
     }
     if !schema.is_read_only() {
@@ -232,10 +233,29 @@ async fn probe<DB: Events>(
         let probe = Sql::new(settings, PROBE_HEADS);
         let probed = probe.fetch_as_script::<DB>(connection).await.map(drop);
         probed.map_err(|error| despite_migration(error.into(), schema))?;
-        let mismatches = DB::head_mismatches(connection, settings).await?;
-        refuse(schema, mismatches)?;
     }
-    DB::check_positions(connection, schema).await
+    Ok(())
+}
+
+/// Refuses tables of the log that differ from the mapping, or on which a worker would lose events, and
+/// returns whether there is one of events.
+async fn refuse_all_mismatches<DB: Events>(
+    connection: &mut DB::Connection,
+    settings: &StoreSettings,
+    access: Option<Access>,
+) -> Result<bool, StoreError> {
+    let schema = &settings.schema;
+    let Some(mut mismatches) = DB::mismatches(connection, settings).await? else {
+        return Ok(false);
+    };
+    if !schema.is_read_only() {
+        let of_heads = DB::head_mismatches(connection, settings, &mismatches).await?;
+        mismatches.extend(of_heads);
+    }
+    let of_positions = DB::position_mismatches(connection, settings, access, &mismatches).await?;
+    mismatches.retain(|mismatch| !mismatch.is_part_of(&of_positions));
+    mismatches.extend(of_positions);
+    refuse(schema, mismatches).map(|()| true)
 }
 
 /// Refuses a table of events that differs from the mapping, and returns whether there is one.

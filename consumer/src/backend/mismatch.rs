@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::column::{Column, SqlType};
+use super::column::{Column, SqlType, in_sql};
+#[cfg(feature = "worker")]
+use super::log_problem::LogProblem;
 
 /// A difference between the table of events and its [`Schema`](crate::Schema), as
 /// [`StoreError::Mismatches`](crate::StoreError::Mismatches) lists them.
@@ -31,6 +33,8 @@ pub enum Mismatch {
         name: String,
         /// The columns of the table that could be meant, which the mapping does not use.
         candidates: Vec<String>,
+        /// The line to write: a line of the mapping, or statements for the owner of the table.
+        line: String,
     },
     /// A column has another type than the mapping says.
     OtherType {
@@ -49,6 +53,8 @@ pub enum Mismatch {
         name: String,
         /// The type in the table.
         found: String,
+        /// The table of events.
+        table: String,
     },
     /// A column in which every event has a value can be NULL.
     Nullable {
@@ -56,8 +62,10 @@ pub enum Mismatch {
         column: Column,
         /// Its name in the mapping.
         name: String,
-        /// The table of events, if its database can change a column.
-        table: Option<String>,
+        /// The table of events.
+        table: String,
+        /// Whether the database can change a column, which SQLite cannot.
+        can_alter: bool,
     },
     /// A column that the mapping does not use is NOT NULL and has no default, so no append succeeds.
     NotFilled {
@@ -65,7 +73,20 @@ pub enum Mismatch {
         name: String,
         /// The table of events.
         table: String,
+        /// Whether the database can change a column, which SQLite cannot.
+        can_alter: bool,
     },
+    /// The SQLite table gives the positions of deleted events to new ones.
+    NoAutoincrement {
+        /// The table of events.
+        table: String,
+        /// The column of positions.
+        column: String,
+    },
+    /// The log is not one that a worker could read without losing events. Postgres only, and only with the
+    /// feature `worker`.
+    #[cfg(feature = "worker")]
+    Log(LogProblem),
     /// The database refuses an expression.
     Expression {
         /// The column of the mapping.
@@ -109,13 +130,36 @@ impl Mismatch {
         }
     }
 
-    /// Returns the line to add to the mapping, or the statement for the owner of the table.
+    /// Whether one of these says the same of the column of positions, and more.
+    pub(super) fn is_part_of(&self, others: &[Self]) -> bool {
+        let Self::NotFilled { name, .. } = self else {
+            return false;
+        };
+        others.iter().any(|other| match other {
+            Self::NoAutoincrement { column, .. } => column.eq_ignore_ascii_case(name),
+            #[cfg(feature = "worker")]
+            Self::Log(LogProblem::NoSequence { column, .. }) => column == name,
+            _ => false,
+        })
+    }
+
+    /// The only column of the table that may be the one that is missing.
+    pub(super) fn only_candidate(&self) -> Option<&str> {
+        match self {
+            Self::NoColumn { candidates, .. } => only(candidates),
+            _ => None,
+        }
+    }
+
+    /// Returns the line to add to the mapping, or the statements for the owner of the table.
+    ///
+    /// An ellipsis stands for what only the owner knows: which of several columns is meant, the value of
+    /// a column in new events, or, on SQLite, the rest of the definition of a table that has to be made
+    /// anew. Run several statements in one transaction.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
-            Self::NoColumn {
-                column, candidates, ..
-            } => missing(*column, candidates),
+            Self::NoColumn { line, .. } => line.clone(),
             Self::OtherType { column, found, .. } => {
                 format!(".sql_type(Column::{column:?}, SqlType::{found:?})")
             }
@@ -123,20 +167,28 @@ impl Mismatch {
                 column,
                 name,
                 found,
-            } => unknown(*column, &in_sql(name), found),
-            Self::Nullable { name, table, .. } => match table {
-                Some(table) => format!(
-                    "ALTER TABLE {} ALTER {} SET NOT NULL",
-                    in_sql(table),
-                    in_sql(name)
-                ),
-                None => format!("CREATE TABLE … ({} … NOT NULL)", in_sql(name)),
-            },
-            Self::NotFilled { name, table } => format!(
-                "ALTER TABLE {} ALTER {} SET DEFAULT …",
-                in_sql(table),
-                in_sql(name)
-            ),
+                table,
+            } => unknown(*column, &in_sql(name), found, &in_sql(table)),
+            Self::Nullable {
+                name,
+                table,
+                can_alter,
+                ..
+            } => altered(table, name, *can_alter, "SET NOT NULL", "NOT NULL"),
+            Self::NotFilled {
+                name,
+                table,
+                can_alter,
+            } => altered(table, name, *can_alter, "SET DEFAULT …", "DEFAULT …"),
+            Self::NoAutoincrement { table, column } => {
+                let column = in_sql(column);
+                made_anew(
+                    table,
+                    &format!("{column} INTEGER PRIMARY KEY AUTOINCREMENT"),
+                )
+            }
+            #[cfg(feature = "worker")]
+            Self::Log(problem) => problem.remedy(),
             Self::Expression { column, .. } => format!(r#".expression(Column::{column:?}, "…")"#),
             Self::HeadType {
                 table,
@@ -156,23 +208,29 @@ impl Mismatch {
     }
 }
 
-/// The line for a column that the table does not have under its name.
-fn missing(column: Column, candidates: &[String]) -> String {
-    match only(candidates) {
-        _ if column.is_optional() => format!(".without(Column::{column:?})"),
-        Some(name) => format!(r#".column(Column::{column:?}, "{name}")"#),
-        None if matches!(column, Column::EventVersion) => {
-            format!(".constant(Column::{column:?}, 1)")
-        }
-        None => format!(r#".column(Column::{column:?}, "…")"#),
+/// Changes a column, with `change`, or makes the table anew where the database cannot change one.
+fn altered(table: &str, name: &str, can_alter: bool, change: &str, constraint: &str) -> String {
+    let name = in_sql(name);
+    if can_alter {
+        format!("ALTER TABLE {} ALTER {name} {change}", in_sql(table))
+    } else {
+        made_anew(table, &format!("{name} … {constraint}"))
     }
 }
 
+/// Makes a table of SQLite anew, as its documentation says, with this definition of one column.
+fn made_anew(table: &str, column: &str) -> String {
+    let (new, table) = (in_sql(&format!("new_{table}")), in_sql(table));
+    format!(
+        "CREATE TABLE {new} (…, {column}, …); INSERT INTO {new} SELECT * FROM {table}; DROP TABLE {table}; ALTER TABLE {new} RENAME TO {table}"
+    )
+}
+
 /// The line for a column whose type cannot be mapped.
-fn unknown(column: Column, name: &str, found: &str) -> String {
+fn unknown(column: Column, name: &str, found: &str, table: &str) -> String {
     let expression = match (column, found) {
         (Column::GlobalPosition, _) => {
-            return format!("ALTER TABLE … ALTER {name} TYPE bigint");
+            return format!("ALTER TABLE {table} ALTER {name} TYPE bigint");
         }
         // Milliseconds since 1970, which is the most common.
         (Column::CreatedAt, "bigint") => format!("to_timestamp({name} / 1000.0)"),
@@ -182,24 +240,10 @@ fn unknown(column: Column, name: &str, found: &str) -> String {
 }
 
 /// The only one of these names.
-fn only(names: &[String]) -> Option<&str> {
+pub(super) fn only(names: &[String]) -> Option<&str> {
     match names {
         [name] => Some(name),
         _ => None,
-    }
-}
-
-/// A name or an expression as it is written in SQL.
-fn in_sql(name: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    if name.chars().all(is_plain)
-        || !name
-            .chars()
-            .all(|c| c.is_alphanumeric() || " _-".contains(c))
-    {
-        name.to_owned()
-    } else {
-        format!("\"{name}\"")
     }
 }
 
@@ -210,6 +254,7 @@ impl fmt::Display for Mismatch {
                 column,
                 name,
                 candidates,
+                ..
             } => {
                 write!(f, "there is no column `{name}` for {}", column.name())?;
                 let is_named = !column.is_optional() && only(candidates).is_some();
@@ -231,6 +276,7 @@ impl fmt::Display for Mismatch {
                 column,
                 name,
                 found,
+                ..
             } => write!(
                 f,
                 "{} (`{name}`) is of type {found}, which cannot be mapped as it is",
@@ -263,6 +309,13 @@ impl fmt::Display for Mismatch {
                 f,
                 "`{name}` of the heads in `{table}` is of type {found}, and that of the events is {expected}"
             )?,
+            Self::NoAutoincrement { column, .. } => write!(
+                f,
+                "column `{column}` is not `INTEGER PRIMARY KEY AUTOINCREMENT`, so SQLite would give the position of a deleted event to a new one, which consumers that have passed it would never see"
+            )?,
+            // It says what to do itself.
+            #[cfg(feature = "worker")]
+            Self::Log(problem) => return problem.fmt(f),
             Self::View => f.write_str("it is a view, to which events cannot be appended")?,
             Self::NoSequence { candidates } => {
                 f.write_str("it is a view, which does not show the sequence of its positions")?;

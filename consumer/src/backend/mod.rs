@@ -1,9 +1,9 @@
 //! The databases that can hold an event store and the checkpoints of its consumers; all SQL is here.
 //!
-//! Each database is a folder, whose files carry the same names in both. Three have no counterpart, since
+//! Each database is a folder, whose files carry the same names in both. Four have no counterpart, since
 //! only one of the databases has what they are about: on Postgres, several servers behind an address
-//! (`marker.rs`) and roles (`privileges.rs`); on SQLite, hooks (`hooks.rs`). What is the same in both
-//! dialects is written once, in the traits beside them.
+//! (`marker.rs`), roles (`privileges.rs`) and the sequence of positions (`sequence.rs`); on SQLite, hooks
+//! (`hooks.rs`). What is the same in both dialects is written once, in the traits beside them.
 //!
 //! A backend has two halves that share no statement and no transaction except through the worker: the
 //! log (`events`, `frontier`) and the consumers (`checkpoints`, `operate`).
@@ -36,11 +36,14 @@ mod incarnation;
 mod json_text;
 #[cfg(feature = "worker")]
 mod ledger;
+#[cfg(feature = "worker")]
+mod log_problem;
 mod log_rows;
 #[cfg(feature = "worker")]
 mod marks;
 mod migrations;
 mod mismatch;
+mod missing;
 mod names;
 #[cfg(feature = "worker")]
 mod operate;
@@ -92,12 +95,11 @@ pub use self::column::{Column, Constant, SqlType};
 pub use self::driver_error::DriverError;
 #[cfg(feature = "worker")]
 pub(crate) use self::error::FrontierError;
-#[cfg(feature = "worker")]
-pub use self::error::LogProblem;
 pub use self::error::StoreError;
 #[cfg(feature = "worker")]
 pub(crate) use self::error::is_read_only;
 pub(crate) use self::events::{EventStatements, Opened};
+pub(crate) use self::fit::refuse_unfit_redaction;
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
 #[cfg(feature = "worker")]
@@ -113,6 +115,8 @@ pub(crate) use self::incarnation::Incarnation;
 pub(crate) use self::json_text::JsonText;
 #[cfg(feature = "worker")]
 pub(crate) use self::ledger::{Ledger, Run};
+#[cfg(feature = "worker")]
+pub use self::log_problem::LogProblem;
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};

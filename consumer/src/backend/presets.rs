@@ -59,7 +59,9 @@ impl Schema {
     /// The table is `messages` in the database schema `message_store`. This library's own tables are
     /// elsewhere: in the first schema of the search path, or in that of
     /// [`database_schema`](Self::database_schema). A worker needs USAGE on the schema
-    /// `message_store` and SELECT on `messages`, and no other privilege there.
+    /// `message_store` and SELECT on `messages`, and no other privilege there, as long as PUBLIC may
+    /// execute `message_store.category`, which is how Message DB installs it. Where that was revoked, it
+    /// needs EXECUTE on this function, and [`check`](crate::EventStore::check) names the statement.
     ///
     /// ```
     /// use consumer::Schema;

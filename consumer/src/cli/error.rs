@@ -134,7 +134,7 @@ fn exit_of_worker(error: &WorkerError) -> Exit {
 
 fn exit_of_store(error: &StoreError) -> Exit {
     match error {
-        StoreError::NoEvent { .. } => Exit::Usage,
+        StoreError::NoEvent { .. } | StoreError::UnfitRedaction { .. } => Exit::Usage,
         StoreError::ReadOnlyLog { .. } => Exit::Refused,
         _ => Exit::Failed,
     }

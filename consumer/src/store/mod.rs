@@ -19,8 +19,8 @@ use tokio::sync::watch;
 #[cfg(feature = "worker")]
 use crate::backend::Incarnation;
 use crate::backend::{
-    self, Access, Append, Backend, EventStatements, JsonText, LogRow, Opened, ReadRange, Schema,
-    StoreError, StoreSettings,
+    self, Access, Append, Backend, Column, EventStatements, JsonText, LogRow, Opened, ReadRange,
+    Schema, StoreError, StoreSettings, refuse_unfit_redaction,
 };
 use crate::contract::{ExpectedVersion, Metadata, NewEvent, PersistedEvent};
 
@@ -252,7 +252,7 @@ impl<DB: Backend> EventStore<DB> {
     /// # Errors
     /// [`StoreError::ServerTooOld`], [`StoreError::NewerSchema`], [`StoreError::OtherMapping`],
     /// [`StoreError::NoEventsTable`], [`StoreError::Mismatches`] with everything in which existing
-    /// tables do not fit, [`StoreError::NoAutoincrement`], [`StoreError::MissingPrivileges`],
+    /// tables do not fit, [`StoreError::MissingPrivileges`],
     /// [`StoreError::MigrationBlocked`], or [`StoreError::Database`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
         self.migrate_within(Duration::from_mins(1)).await
@@ -319,7 +319,9 @@ impl<DB: Backend> EventStore<DB> {
     }
 
     /// Checks that the server is supported, and that the tables exist, are up to date, have every
-    /// column of the mapping, and can be read by this store's role.
+    /// column of the mapping, and can be read by this store's role; also that positions come from a
+    /// sequence, or an `AUTOINCREMENT`, on which a worker loses no events, and that row-level security
+    /// hides none from the role.
     ///
     /// # Errors
     /// [`StoreError::NotMigrated`], or one of those of [`migrate`](Self::migrate).
@@ -494,8 +496,9 @@ impl<DB: Backend> EventStore<DB> {
     /// ```
     ///
     /// # Errors
-    /// [`StoreError::NoEvent`], [`StoreError::InvalidMetadata`], [`StoreError::NotMigrated`] or
-    /// [`StoreError::Database`].
+    /// - [`StoreError::UnfitRedaction`], [`StoreError::InvalidMetadata`], [`StoreError::NulInText`],
+    ///   [`StoreError::ReadOnlyLog`]: found before the database is asked.
+    /// - [`StoreError::NoEvent`], [`StoreError::NotMigrated`] or [`StoreError::Database`].
     pub async fn redact(
         &self,
         tx: &mut DB::Connection,
@@ -513,12 +516,12 @@ impl<DB: Backend> EventStore<DB> {
             NewMetadata::Removed => Some(None),
             NewMetadata::Replaced(metadata) => Some(Some(checked::<DB>(metadata)?)),
         };
+        let has_metadata = matches!(metadata, Some(Some(_)));
+        refuse_unfit_redaction(self.schema(), position, &payload, has_metadata)?;
         if !DB::redact(tx, statements, position, &payload).await? {
             return Err(StoreError::NoEvent { position });
         }
-        if let Some(metadata) =
-            metadata.filter(|_| self.schema().has(crate::backend::Column::Metadata))
-        {
+        if let Some(metadata) = metadata.filter(|_| self.schema().has(Column::Metadata)) {
             DB::replace_metadata(tx, statements, position, metadata).await?;
         }
         self.discard_caches_in(tx).await

@@ -181,6 +181,9 @@ fn end_of_text(json: &str) -> (&str, &str) {
 /// loses: a NaN, which JSON does not have, an `i128` inside `#[serde(flatten)]`, a field with
 /// `#[serde(skip)]`, a field that is read through a `&str`, which works until a text has an escape.
 ///
+/// Only the values of the examples are tried: a NaN or an infinity is found if an example has one, a
+/// skipped field if its value is not the default, a borrowed text if it is not empty.
+///
 /// ```
 /// use consumer::{Event, assert_round_trips};
 /// use serde::{Deserialize, Serialize};

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, raw_sql};
 
+use super::columns::SUBSTITUTES;
 use super::connect::has_code;
+use super::privileges;
 use crate::backend::column::Source;
 use crate::backend::column_sql::appended;
+use crate::backend::missing::Lacking;
 use crate::backend::{Column, Mismatch, Schema, SqlType, StoreError, StoreSettings};
 
 /// The table of events, and the columns that it has.
@@ -63,23 +66,25 @@ macro_rules! base_tables {
 #[cfg(feature = "worker")]
 pub(super) use base_tables;
 
-/// Whether row-level security hides rows of one of the [`base_tables`] of a view.
+/// The role from which row-level security hides rows of one of the [`base_tables`] of a view, if it does.
 #[cfg(feature = "worker")]
-macro_rules! hides_events_of_view {
+macro_rules! hidden_from_of_view {
     () => {
         "-- A view reads with the rights of its owner, unless it was created otherwise.
-         EXISTS (SELECT FROM base AS b JOIN pg_class AS c ON c.oid = b.oid
-                  CROSS JOIN (SELECT o.oid, o.rolsuper OR o.rolbypassrls AS bypasses,
-                                     v.reloptions::text LIKE '%security_invoker%' AS invokes
-                                FROM base JOIN pg_class AS v ON v.oid = base.oid AND v.relkind = 'v'
-                                JOIN pg_roles AS o ON o.oid = v.relowner) AS owner
-                  WHERE owner.invokes AND row_security_active(b.oid)
-                     OR c.relrowsecurity AND NOT owner.bypasses
-                        AND (c.relforcerowsecurity OR NOT pg_has_role(owner.oid, c.relowner, 'USAGE')))"
+         (SELECT format('%I', CASE WHEN owner.invokes THEN current_user ELSE owner.rolname END)
+            FROM base AS b JOIN pg_class AS c ON c.oid = b.oid
+           CROSS JOIN (SELECT o.oid, o.rolname, o.rolsuper OR o.rolbypassrls AS bypasses,
+                              v.reloptions::text LIKE '%security_invoker%' AS invokes
+                         FROM base JOIN pg_class AS v ON v.oid = base.oid AND v.relkind = 'v'
+                         JOIN pg_roles AS o ON o.oid = v.relowner) AS owner
+           WHERE owner.invokes AND row_security_active(b.oid)
+              OR c.relrowsecurity AND NOT owner.bypasses
+                 AND (c.relforcerowsecurity OR NOT pg_has_role(owner.oid, c.relowner, 'USAGE'))
+           LIMIT 1)"
     };
 }
 #[cfg(feature = "worker")]
-pub(super) use hides_events_of_view;
+pub(super) use hidden_from_of_view;
 
 const SEQUENCES_OF_VIEW: &str = concat!(
     "WITH RECURSIVE ",
@@ -123,8 +128,14 @@ pub(super) async fn mismatches(
     }
     let columns = columns(connection, settings, "{events}").await?;
     let is_table = matches!(kind.as_str(), "r" | "p");
+    let lacking = Lacking {
+        schema,
+        candidates: &|column| candidates(schema, &columns, column),
+        has: &|column| columns.contains_key(schema.column_name(column)),
+        is_table,
+    };
     for column in schema.own_columns() {
-        mismatches.extend(column_mismatches(schema, &columns, column, is_table));
+        mismatches.extend(column_mismatches(&lacking, &columns, column));
     }
     mismatches.extend(expressions(connection, settings).await?);
     if is_table && !schema.is_read_only() && !table.try_get::<bool, _>("has_trigger")? {
@@ -138,10 +149,19 @@ pub(super) async fn mismatches(
 pub(super) async fn head_mismatches(
     connection: &mut PgConnection,
     settings: &StoreSettings,
+    others: &[Mismatch],
 ) -> Result<Vec<Mismatch>, StoreError> {
     let schema = &settings.schema;
     let columns = columns(connection, settings, "{heads}").await?;
-    let expected = schema.type_of(Column::AggregateId);
+    let found = others.iter().find_map(|other| match other {
+        Mismatch::OtherType {
+            column: Column::AggregateId,
+            found,
+            ..
+        } => Some(*found),
+        _ => None,
+    });
+    let expected = found.unwrap_or(schema.type_of(Column::AggregateId));
     let name = schema.column_name(Column::AggregateId);
     let Some(found) = columns.get(name) else {
         return Ok(Vec::new());
@@ -199,18 +219,15 @@ async fn view(
 }
 
 /// Compares one column that the mapping names. Those of a view are always nullable to the catalogue.
-fn column_mismatches(
-    schema: &Schema,
-    columns: &Columns,
-    column: Column,
-    is_table: bool,
-) -> Vec<Mismatch> {
+fn column_mismatches(lacking: &Lacking<'_>, columns: &Columns, column: Column) -> Vec<Mismatch> {
+    let schema = lacking.schema;
     let name = schema.column_name(column);
     let Some(found) = columns.get(name) else {
         return vec![Mismatch::NoColumn {
             column,
             name: name.to_owned(),
             candidates: candidates(schema, columns, column),
+            line: lacking.line(column, &SUBSTITUTES),
         }];
     };
     let mut mismatches = Vec::new();
@@ -219,11 +236,12 @@ fn column_mismatches(
         (column, schema.type_of(column)),
         (Column::Payload, SqlType::Json | SqlType::Jsonb)
     );
-    if is_table && !found.not_null && !column.is_optional() && !reads_null {
+    if lacking.is_table && !found.not_null && !column.is_optional() && !reads_null {
         mismatches.push(Mismatch::Nullable {
             column,
             name: name.to_owned(),
-            table: Some(schema.events_name().to_owned()),
+            table: schema.log_name(),
+            can_alter: true,
         });
     }
     mismatches
@@ -242,6 +260,7 @@ fn type_mismatch(schema: &Schema, column: Column, name: &str, type_name: &str) -
             column,
             name,
             found: type_name.to_owned(),
+            table: schema.log_name(),
         }),
     }
 }
@@ -274,7 +293,8 @@ fn not_filled(schema: &Schema, columns: &Columns, others: &[Mismatch]) -> Vec<Mi
         .filter(|(name, found)| found.not_null && !found.has_default && !is_filled(name))
         .map(|(name, _)| Mismatch::NotFilled {
             name: name.clone(),
-            table: schema.events_name().to_owned(),
+            table: schema.log_name(),
+            can_alter: true,
         })
         .collect()
 }
@@ -322,7 +342,12 @@ async fn type_of(
             Ok(Ok(found))
         }
         // insufficient_privilege, which says nothing of the expression
-        Err(sqlx::Error::Database(error)) if !has_code(error.as_ref(), &["42501"]) => {
+        Err(sqlx::Error::Database(error)) if has_code(error.as_ref(), &["42501"]) => {
+            savepoint.rollback().await?;
+            let error = sqlx::Error::Database(error);
+            Err(privileges::not_executable(connection, expression, error).await)
+        }
+        Err(sqlx::Error::Database(error)) => {
             savepoint.rollback().await?;
             Ok(Err(error.message().to_owned()))
         }

@@ -1,5 +1,6 @@
 //! The types of columns on Postgres: how their values are sent and returned.
 
+use crate::backend::missing::Substitutes;
 use crate::backend::{Column, SqlType};
 
 /// A value of the log, `$`, as it is decoded.
@@ -46,5 +47,37 @@ pub(super) fn inserted(column: Column, sql_type: SqlType) -> &'static str {
         (Column::TraceId | Column::CorrelationId | Column::CausationId, SqlType::Uuid) => "$::uuid",
         (Column::CreatedAt, SqlType::Timestamp) => "$ AT TIME ZONE 'UTC'",
         _ => "$",
+    }
+}
+
+/// What takes the place of a column that a table lacks.
+pub(super) const SUBSTITUTES: Substitutes = Substitutes { added, computed };
+
+fn added(column: Column, sql_type: SqlType) -> String {
+    let default = match (column, sql_type) {
+        (Column::GlobalPosition, _) => {
+            return "ALTER TABLE $table ADD COLUMN $name bigserial UNIQUE".to_owned();
+        }
+        (Column::AggregateVersion, _) => "0; $versions",
+        (Column::EventId, SqlType::Text) => "gen_random_uuid()::text UNIQUE",
+        (Column::EventId, _) => "gen_random_uuid() UNIQUE",
+        (Column::CreatedAt, SqlType::Timestamp) => "(now() AT TIME ZONE 'UTC')",
+        (Column::CreatedAt, _) => "now()",
+        (Column::Payload, _) => "'{}'",
+        (_, SqlType::Uuid) => "'00000000-0000-0000-0000-000000000000'",
+        (_, SqlType::Integer | SqlType::BigInt) => "0",
+        _ => "''",
+    };
+    let sql_type = sql_type.sql_name();
+    format!("ALTER TABLE $table ADD COLUMN $name {sql_type} NOT NULL DEFAULT {default}")
+}
+
+fn computed(column: Column) -> Option<&'static str> {
+    match column {
+        Column::AggregateId => Some("''::text"),
+        Column::EventId => Some("md5('$table' || $position)::uuid"),
+        Column::Payload => Some("'{}'::bytea"),
+        Column::CreatedAt => Some("to_timestamp(0)"),
+        _ => None,
     }
 }

@@ -11,12 +11,14 @@ use sqlx::{ConnectOptions as _, PgPool};
 use uuid::Uuid;
 
 #[cfg(feature = "worker")]
-use super::catalogue::{base_tables, hides_events_of_view};
+use super::catalogue::{base_tables, hidden_from_of_view};
 #[cfg(feature = "worker")]
 use super::connect::server_incarnation;
 use super::connect::{BEGIN, BEGIN_READ, begin, has_code, lock_number};
 #[cfg(feature = "worker")]
 use super::marker::{Marker, server_marker};
+#[cfg(feature = "worker")]
+use super::sequence;
 use super::{catalogue, connect, migrations, privileges};
 use crate::backend::append::{Append, Placed};
 use crate::backend::events::{EventStatements, Events, Opened};
@@ -152,8 +154,8 @@ const OR_THOSE_OF_A_VIEW: &str = concat!(
     " OR (WITH RECURSIVE ",
     base_tables!("'{events}'::regclass"),
     " SELECT ",
-    hides_events_of_view!(),
-    ")"
+    hidden_from_of_view!(),
+    " IS NOT NULL)"
 );
 
 /// The statements that only Postgres has.
@@ -342,16 +344,30 @@ impl Events for Postgres {
     async fn head_mismatches(
         connection: &mut PgConnection,
         settings: &StoreSettings,
+        others: &[Mismatch],
     ) -> Result<Vec<Mismatch>, StoreError> {
-        catalogue::head_mismatches(connection, settings).await
+        catalogue::head_mismatches(connection, settings, others).await
     }
 
-    async fn check_positions(
+    #[cfg(feature = "worker")]
+    async fn position_mismatches(
+        connection: &mut PgConnection,
+        settings: &StoreSettings,
+        access: Option<Access>,
+        others: &[Mismatch],
+    ) -> Result<Vec<Mismatch>, StoreError> {
+        sequence::mismatches(connection, settings, access, others).await
+    }
+
+    #[cfg(not(feature = "worker"))]
+    async fn position_mismatches(
         _connection: &mut PgConnection,
-        _schema: &Schema,
-    ) -> Result<(), StoreError> {
-        // A worker looks at the sequence when it starts.
-        Ok(())
+        _settings: &StoreSettings,
+        _access: Option<Access>,
+        _others: &[Mismatch],
+    ) -> Result<Vec<Mismatch>, StoreError> {
+        // Only workers depend on the sequence.
+        Ok(Vec::new())
     }
 
     fn refuse_unstorable(append: &Append<'_>) -> Result<(), StoreError> {

@@ -8,12 +8,12 @@ use sqlx::postgres::{PgConnection, PgListener, PgRow, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, PgPool, Row as _};
 use tokio::sync::Notify;
 
-use super::catalogue::{base_tables, hides_events_of_view};
 use super::connect::{
     BEGIN_READ, BEGIN_WRITE, has_code, refuse_old_server, server_incarnation, with_numbers,
 };
 use super::events::{read_marked, read_marked_head};
 use super::marker::{Marker, RESTARTED, no_proof, refuse_foreign, server_marker};
+use super::sequence::Sequence;
 use crate::backend::events::EventStatements;
 use crate::backend::frontier::{
     Blocker, Frontier, FrontierWatch, LOG_STATE, LagStatements, LogState, Observation,
@@ -22,8 +22,7 @@ use crate::backend::log_rows::{LogRow, position};
 use crate::backend::pool::acquire;
 use crate::backend::sql::statements;
 use crate::backend::{
-    Column, FrontierError, Incarnation, LogProblem, Pace, ReadRange, Schema, Sql, StoreError,
-    StoreSettings,
+    Column, FrontierError, Incarnation, LogProblem, Pace, ReadRange, Sql, StoreError, StoreSettings,
 };
 
 /// Reads the head of the log and, in a bounded window above the frontier `$1`, how far positions follow
@@ -81,87 +80,6 @@ const BLOCKERS: &str = "
 /// The last value that a sequence gave out, in [`WINDOW`]; NULL if the role may not read it.
 const LAST_VALUE: &str =
     "(SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM $)";
-
-const SEQUENCE: &str = "
-    SELECT s.seqrelid::bigint AS relation, format('%I.%I', n.nspname, c.relname) AS name,
-           t.attrelid::bigint AS events, t.attnum::bigint AS column,
-           has_sequence_privilege(s.seqrelid, 'SELECT') AS is_readable,
-           (SELECT relkind = 'v' FROM pg_class WHERE oid = t.attrelid) AS is_view
-      FROM pg_sequence AS s
-      JOIN pg_class AS c ON c.oid = s.seqrelid
-      JOIN pg_namespace AS n ON n.oid = c.relnamespace
-      JOIN pg_attribute AS t ON t.attrelid = $2::regclass AND t.attname = $3
-     WHERE s.seqrelid = coalesce($1::regclass, pg_get_serial_sequence($2, $3)::regclass, (
-           -- Drawn from by the column's default and not owned by it, as for partitioned tables.
-           SELECT d.refobjid::regclass
-             FROM pg_attribute AS t
-             JOIN pg_attrdef AS v ON v.adrelid = t.attrelid AND v.adnum = t.attnum
-             JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = v.oid
-             JOIN pg_sequence AS drawn ON drawn.seqrelid = d.refobjid
-            WHERE d.refclassid = 'pg_class'::regclass
-              AND t.attrelid = $2::regclass AND t.attname = $3))";
-
-/// The conditions under which the locks on the sequence `$1` tell which positions of column `$3` of the
-/// table `$2` are still to come, and under which all events are visible. All of them can change while a
-/// worker runs. The sequence's columns are NULL if there is none any more.
-const CONDITIONS: &str = concat!(
-    "
-    SELECT s.seqcache AS cache, s.seqincrement AS increment, s.seqcycle AS cycle,
-           -- Of a partitioned table also each partition, which no row names for the whole.
-           EXISTS (SELECT FROM pg_subscription_rel
-                    WHERE srrelid = $2::oid
-                       OR srrelid IN (SELECT relid FROM pg_partition_tree($2::oid))) AS subscribed,
-           -- Another sequence that the column draws from, by its default or as its identity.
-           (SELECT format('%I.%I', n.nspname, c.relname)
-              FROM (SELECT d.refobjid AS oid
-                      FROM pg_attrdef AS v
-                      JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = v.oid
-                                         AND d.refclassid = 'pg_class'::regclass
-                     WHERE v.adrelid = $2::oid AND v.adnum = $3
-                     UNION ALL
-                    SELECT d.objid
-                      FROM pg_depend AS d
-                     WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
-                       AND d.refobjid = $2::oid AND d.refobjsubid = $3 AND d.deptype = 'i') AS drawn
-              JOIN pg_class AS c ON c.oid = drawn.oid
-              JOIN pg_namespace AS n ON n.oid = c.relnamespace
-             WHERE c.relkind = 'S' AND c.oid <> $1::oid LIMIT 1) AS other,
-           row_security_active($2::oid) AS hidden,
-           current_setting('session_replication_role') = 'replica' AS replica,
-           NULL AS derived, ",
-    server_marker!(),
-    " AS marker
-      FROM (SELECT 1) AS always LEFT JOIN pg_sequence AS s ON s.seqrelid = $1::oid"
-);
-
-/// The same for a view `$2`. What is true of the table of events has to be true of each table that it
-/// reads: those that draw positions draw from the sequence `$1`, and their rows appear when they commit.
-const CONDITIONS_OF_VIEW: &str = concat!(
-    "
-    WITH RECURSIVE ",
-    base_tables!("$2"),
-    "
-    SELECT s.seqcache AS cache, s.seqincrement AS increment, s.seqcycle AS cycle,
-           EXISTS (SELECT FROM pg_subscription_rel AS r JOIN base AS b
-                       ON r.srrelid = b.oid OR r.srrelid IN (SELECT relid FROM pg_partition_tree(b.oid)))
-               AS subscribed,
-           (SELECT format('%I.%I', n.nspname, c.relname)
-              FROM drawn AS d
-              JOIN pg_class AS c ON c.oid = d.sequence
-              JOIN pg_namespace AS n ON n.oid = c.relnamespace
-             WHERE NOT EXISTS (SELECT FROM drawn AS own
-                                WHERE own.relation = d.relation AND own.sequence = $1::oid)
-             ORDER BY c.oid LIMIT 1) AS other,
-           ",
-    hides_events_of_view!(),
-    " AS hidden,
-           current_setting('session_replication_role') = 'replica' AS replica,
-           (SELECT c.oid::regclass::text FROM base AS b JOIN pg_class AS c ON c.oid = b.oid
-             WHERE c.relkind IN ('m', 'f') LIMIT 1) AS derived, ",
-    server_marker!(),
-    " AS marker
-      FROM (SELECT 1) AS always LEFT JOIN pg_sequence AS s ON s.seqrelid = $1::oid"
-);
 
 const DURABLE: &str = "SELECT settled FROM {frontier} WHERE log = $1";
 
@@ -380,7 +298,7 @@ impl FrontierWatch<Postgres> for PgWatch {
             window = self.read_window(connection).await?;
         }
         self.refuse(&window)?;
-        self.refuse_another_order(&window, connection).await?;
+        self.refuse_conditions(&window, connection).await?;
         self.refuse_reset("the settled frontier".into(), self.settled, &window)?;
         let before = self.settled;
         let highest = window.head.max(before);
@@ -480,6 +398,8 @@ struct Window {
     /// `None` if the role may not read the sequence.
     last_value: Option<i64>,
     counts_one_by_one: Option<bool>,
+    /// Whether row-level security hides events.
+    hides_events: bool,
     incarnation: Incarnation,
 }
 
@@ -583,19 +503,19 @@ impl PgWatch {
         }
     }
 
-    /// Refuses rows whose positions may have been drawn in another order than one by one, and says why.
-    async fn refuse_another_order(
+    /// Refuses rows that may not be all there are, or whose positions may have been drawn in another order
+    /// than one by one, and says why.
+    async fn refuse_conditions(
         &self,
         window: &Window,
         connection: &mut PgConnection,
     ) -> Result<(), FrontierError> {
-        if window.counts_one_by_one == Some(true) {
+        if window.counts_one_by_one == Some(true) && !window.hides_events {
             return Ok(());
         }
-        let conditions = sqlx::raw_sql(self.sequence.conditions());
-        self.sequence
-            .check(&conditions.fetch_one(connection).await?)?;
-        Err(no_proof("the sequence of the log was changed in between").into())
+        let conditions = self.sequence.read_conditions(connection).await?;
+        self.sequence.check(&conditions)?;
+        Err(no_proof("the sequence or the security of the log was changed in between").into())
     }
 
     async fn read_window(&self, connection: &mut PgConnection) -> Result<Window, FrontierError> {
@@ -607,15 +527,13 @@ impl PgWatch {
         if marker.is_standby {
             return Err(FrontierError::Log(LogProblem::Standby));
         }
-        if marker.hides_events {
-            return Err(FrontierError::Log(LogProblem::HiddenEvents));
-        }
         Ok(Window {
             head: row.try_get("head")?,
             contiguous: row.try_get("contiguous")?,
             below_one: row.try_get("below_one")?,
             last_value: row.try_get("last_value")?,
             counts_one_by_one: row.try_get("counts_one_by_one")?,
+            hides_events: marker.hides_events,
             incarnation: marker.incarnation,
         })
     }
@@ -711,91 +629,15 @@ impl PgWatch {
     }
 }
 
-#[derive(Debug)]
-struct Sequence {
-    relation: i64,
-    name: String,
-    /// The table of events.
-    events: i64,
-    /// The column of positions in it.
-    column: i64,
-    /// Whether the table of events is a view.
-    is_view: bool,
-    /// Whether the role may read the last value.
-    is_readable: bool,
-    /// Whether another program draws the positions.
-    is_read_only: bool,
-}
-
-impl Sequence {
-    /// The statement that reads the [`CONDITIONS`].
-    fn conditions(&self) -> AssertSqlSafe<String> {
-        let conditions = if self.is_view {
-            CONDITIONS_OF_VIEW
-        } else {
-            CONDITIONS
-        };
-        with_numbers(conditions, &[self.relation, self.events, self.column])
-    }
-
-    /// Refuses conditions under which events could be lost, and returns which server they are those of.
-    fn check(&self, conditions: &PgRow) -> Result<Marker, FrontierError> {
-        let marker = Marker::expect(conditions)?;
-        let cache: Option<i64> = conditions.try_get("cache")?;
-        let increment: Option<i64> = conditions.try_get("increment")?;
-        let cycle: Option<bool> = conditions.try_get("cycle")?;
-        let other: Option<String> = conditions.try_get("other")?;
-        let derived: Option<String> = conditions.try_get("derived")?;
-        let name = self.name.clone();
-        let problem = if marker.is_standby {
-            LogProblem::Standby
-        } else if conditions.try_get("subscribed")? {
-            LogProblem::ReplicationTarget
-        } else if let Some(other) = other {
-            LogProblem::OtherSequence { name, other }
-        } else if let Some(table) = derived {
-            LogProblem::DerivedRows { table }
-        } else if cache.is_none() {
-            LogProblem::NoSequence
-        } else if cache != Some(1) {
-            LogProblem::CachedSequence { name }
-        } else if increment != Some(1) || cycle != Some(false) {
-            LogProblem::OddSequence { name }
-        } else if conditions.try_get("hidden")? {
-            LogProblem::HiddenEvents
-        } else if conditions.try_get("replica")? {
-            LogProblem::TriggersOff
-        } else {
-            return Ok(marker);
-        };
-        Err(FrontierError::Log(problem))
-    }
-}
-
 /// Finds the sequence that positions are drawn from, and refuses one that proves nothing.
 async fn sequence(
     settings: &StoreSettings,
     connection: &mut PgConnection,
 ) -> Result<Sequence, FrontierError> {
     refuse_old_server(connection).await?;
-    let schema: &Schema = &settings.schema;
-    let row = Sql::new(settings, SEQUENCE)
-        .query::<Postgres>()
-        .bind(schema.sequence_name())
-        .bind(schema.render("{events}"))
-        .bind(schema.column_name(Column::GlobalPosition))
-        .fetch_optional(&mut *connection)
-        .await?
-        .ok_or(FrontierError::Log(LogProblem::NoSequence))?;
-    let sequence = Sequence {
-        relation: row.try_get("relation")?,
-        name: row.try_get("name")?,
-        events: row.try_get("events")?,
-        column: row.try_get("column")?,
-        is_view: row.try_get("is_view")?,
-        is_readable: row.try_get("is_readable")?,
-        is_read_only: schema.is_read_only(),
-    };
+    let position = settings.schema.column_name(Column::GlobalPosition);
+    let sequence = Sequence::find(settings, connection, position).await?;
+    sequence.check(&sequence.read_conditions(connection).await?)?;
     if !sequence.is_readable {
         tracing::warn!(
             sequence = sequence.name,
@@ -803,8 +645,6 @@ async fn sequence(
             sequence.name
         );
     }
-    let conditions = sqlx::raw_sql(sequence.conditions());
-    sequence.check(&conditions.fetch_one(connection).await?)?;
     Ok(sequence)
 }
 

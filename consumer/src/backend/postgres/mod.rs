@@ -28,6 +28,8 @@ mod read_model;
 mod retired;
 mod rows;
 #[cfg(feature = "worker")]
+mod sequence;
+#[cfg(feature = "worker")]
 mod tables;
 #[cfg(feature = "worker")]
 mod views;

@@ -1,6 +1,6 @@
 //! The privileges that a role needs on Postgres, and the statements that grant those it lacks.
 
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _, raw_sql};
 
 use crate::backend::{Access, Column, Schema, StoreError, StoreSettings};
@@ -239,6 +239,36 @@ pub(super) async fn refuse_forbidden(
     refuse(connection, missing, to).await
 }
 
+/// The functions of the expression `$1` that the role may not execute. Each word of it may be one.
+const NOT_EXECUTABLE: &str = "
+    SELECT current_user::text AS role,
+           format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, current_user) AS statement
+      FROM pg_proc AS p
+     WHERE p.proname = ANY (regexp_split_to_array($1 || ' ' || lower($1), '\\W+'))
+       AND NOT has_function_privilege(p.oid, 'EXECUTE')
+     ORDER BY statement";
+
+/// The error of an expression that lacks a privilege, with the statements that grant it.
+pub(super) async fn not_executable(
+    connection: &mut PgConnection,
+    expression: &str,
+    error: sqlx::Error,
+) -> StoreError {
+    let missing = sqlx::query(NOT_EXECUTABLE)
+        .persistent(false)
+        .bind(expression)
+        .fetch_all(connection)
+        .await;
+    let named = missing.map_err(StoreError::from).and_then(|rows| {
+        let to = format!("evaluate the expression `{expression}`");
+        refuse_missing(&rows, to)
+    });
+    match named {
+        Ok(()) => error.into(),
+        Err(named) => named,
+    }
+}
+
 /// Refuses a role that cannot create the tables, or change those that exist.
 pub(super) async fn refuse_without_create(
     connection: &mut PgConnection,
@@ -264,6 +294,10 @@ async fn refuse(
     let rows = raw_sql(AssertSqlSafe(missing))
         .fetch_all(connection)
         .await?;
+    refuse_missing(&rows, to)
+}
+
+fn refuse_missing(rows: &[PgRow], to: String) -> Result<(), StoreError> {
     let Some(first) = rows.first() else {
         return Ok(());
     };

@@ -3,8 +3,10 @@
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
+use super::columns::SUBSTITUTES;
 use crate::backend::column::Source;
 use crate::backend::column_sql::appended;
+use crate::backend::missing::Lacking;
 use crate::backend::{Column, Mismatch, Schema, SqlType, StoreError, StoreSettings};
 
 /// The columns of a table or a view. The primary key is an alias of the row id, which is never NULL,
@@ -65,8 +67,17 @@ pub(super) async fn mismatches(
     if !is_table && !schema.is_read_only() {
         mismatches.push(Mismatch::View);
     }
+    let lacking = Lacking {
+        schema,
+        candidates: &|_| candidates(schema, &columns),
+        has: &|column| {
+            let name = schema.column_name(column);
+            columns.iter().any(|found| found.is_called(name))
+        },
+        is_table,
+    };
     for column in schema.own_columns() {
-        mismatches.extend(column_mismatch(schema, &columns, column, is_table));
+        mismatches.extend(column_mismatch(&lacking, &columns, column));
     }
     mismatches.extend(expressions(connection, schema).await?);
     if is_table && !schema.is_read_only() {
@@ -95,12 +106,8 @@ async fn columns(
     Ok(found.collect())
 }
 
-fn column_mismatch(
-    schema: &Schema,
-    columns: &[Found],
-    column: Column,
-    is_table: bool,
-) -> Option<Mismatch> {
+fn column_mismatch(lacking: &Lacking<'_>, columns: &[Found], column: Column) -> Option<Mismatch> {
+    let schema = lacking.schema;
     let name = schema.column_name(column).to_owned();
     let Some(found) = columns.iter().find(|found| found.is_called(&name)) else {
         let candidates = candidates(schema, columns);
@@ -108,14 +115,16 @@ fn column_mismatch(
             column,
             name,
             candidates,
+            line: lacking.line(column, &SUBSTITUTES),
         });
     };
     // What the position has to be is checked by itself.
     let has_value = column.is_optional() || column == Column::GlobalPosition;
-    (is_table && !found.not_null && !has_value).then_some(Mismatch::Nullable {
+    (lacking.is_table && !found.not_null && !has_value).then(|| Mismatch::Nullable {
         column,
         name,
-        table: None,
+        table: schema.events_name().to_owned(),
+        can_alter: false,
     })
 }
 
@@ -143,6 +152,7 @@ fn not_filled(schema: &Schema, columns: &[Found], others: &[Mismatch]) -> Vec<Mi
         .map(|found| Mismatch::NotFilled {
             name: found.name.clone(),
             table: schema.events_name().to_owned(),
+            can_alter: false,
         })
         .collect()
 }

@@ -258,16 +258,19 @@ impl Events for Sqlite {
     async fn head_mismatches(
         _connection: &mut SqliteConnection,
         _settings: &StoreSettings,
+        _others: &[Mismatch],
     ) -> Result<Vec<Mismatch>, StoreError> {
         // Columns have no types.
         Ok(Vec::new())
     }
 
-    async fn check_positions(
+    async fn position_mismatches(
         connection: &mut SqliteConnection,
-        schema: &Schema,
-    ) -> Result<(), StoreError> {
-        migrations::check_positions(connection, schema).await
+        settings: &StoreSettings,
+        _access: Option<Access>,
+        others: &[Mismatch],
+    ) -> Result<Vec<Mismatch>, StoreError> {
+        migrations::position_mismatches(connection, &settings.schema, others).await
     }
 
     fn refuse_unstorable(_append: &Append<'_>) -> Result<(), StoreError> {

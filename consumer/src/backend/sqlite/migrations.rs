@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::backend::migrations::ledger_replaces_replay_to;
 use crate::backend::version::KNOWN;
-use crate::backend::{Column, Schema, StoreError};
+use crate::backend::{Column, Mismatch, Schema, StoreError};
 
 /// All versions, oldest first.
 pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5, V6, super::retired::TABLES];
@@ -266,12 +266,30 @@ pub(super) async fn add_later_columns(
 
 /// Only `AUTOINCREMENT` keeps SQLite from giving the position of a deleted event to a new one. It is
 /// allowed on the primary key alone.
-pub(super) async fn check_positions(
+pub(super) async fn position_mismatches(
     connection: &mut SqliteConnection,
     schema: &Schema,
-) -> Result<(), StoreError> {
-    let table = schema.events_name();
-    let column = schema.column_name(Column::GlobalPosition);
+    others: &[Mismatch],
+) -> Result<Vec<Mismatch>, StoreError> {
+    let is_missing = |other: &Mismatch| {
+        matches!(
+            other,
+            Mismatch::NoColumn {
+                column: Column::GlobalPosition,
+                ..
+            }
+        )
+    };
+    let (table, mut column) = (
+        schema.events_name(),
+        schema.column_name(Column::GlobalPosition),
+    );
+    if let Some(missing) = others.iter().find(|other| is_missing(other)) {
+        let Some(candidate) = missing.only_candidate() else {
+            return Ok(Vec::new());
+        };
+        column = candidate;
+    }
     let sql: Option<String> = sqlx::query_scalar(
         "SELECT sql FROM sqlite_schema AS s JOIN pragma_table_info(s.name) AS c
           WHERE s.type = 'table' AND s.name = $1 COLLATE NOCASE
@@ -282,12 +300,12 @@ pub(super) async fn check_positions(
     .fetch_optional(connection)
     .await?;
     if sql.is_some_and(|sql| has_autoincrement(&sql)) {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    Err(StoreError::NoAutoincrement {
+    Ok(vec![Mismatch::NoAutoincrement {
         table: table.to_owned(),
         column: column.to_owned(),
-    })
+    }])
 }
 
 /// Whether a `CREATE TABLE` has the word `AUTOINCREMENT` outside strings, quoted names and comments.
