@@ -117,7 +117,8 @@ pub struct ConsumerStatus {
     pub scope: Vec<String>,
     /// Its group in the code.
     pub group: Option<&'static str>,
-    /// Events of its scope handled per second since an earlier status; `None` without one.
+    /// Events of its scope handled per second since an earlier status; `None` without one, or if it has
+    /// handled more than 1,000,000 events since then.
     pub rate: Option<f64>,
     /// How long ago its checkpoint was last written.
     #[serde(serialize_with = "seconds")]
@@ -315,18 +316,20 @@ impl<DB: Backend> Admin<DB> {
     /// Those of [`status`](Self::status).
     pub async fn status_since(&self, before: &Status) -> Result<Status, AdminError> {
         let mut status = self.status().await?;
-        self.add_rates(&mut status, before).await?;
+        self.add_rates(&mut status, before, MOST_COUNTED).await?;
         Ok(status)
     }
 
-    /// Adds the rate of each consumer since an earlier status.
+    /// Adds the rate of each consumer since an earlier status. One that has handled more events than are
+    /// counted has none.
     pub(crate) async fn add_rates(
         &self,
         status: &mut Status,
         before: &Status,
+        most_counted: i64,
     ) -> Result<(), AdminError> {
         let seconds = (status.looked_at - before.looked_at).as_secs_f64();
-        let mut reader = self.log_reader(MOST_COUNTED).await?;
+        let mut reader = self.log_reader(most_counted).await?;
         for one in &mut status.consumers {
             let mut earlier = before.consumers.iter();
             let earlier = earlier.find(|other| other.id == one.id);
@@ -339,9 +342,11 @@ impl<DB: Backend> Admin<DB> {
                 up_to,
                 scope: &one.scope,
             };
+            let handled = reader.count(part, most_counted.saturating_add(1)).await?;
+            let is_known = handled <= most_counted && seconds > 0.0;
             #[allow(clippy::cast_precision_loss)] // a rate for people
-            let handled = reader.count(part, MOST_COUNTED).await? as f64;
-            one.rate = (seconds > 0.0).then(|| handled / seconds);
+            let rate = is_known.then(|| handled as f64 / seconds);
+            one.rate = rate;
         }
         Ok(())
     }
