@@ -77,7 +77,7 @@ fn actions<DB: Backend>(app: &App<DB>, request: &Parts, view: &View<'_>) -> Mark
                     @if possible.is_empty() { code { "status" } }
                 }
             } @else if !allowed.is_empty() {
-                (forms(view.base, view.id, &app.tokens.issue(), &allowed))
+                (forms(view.base, view.id, &app.tokens.of_page(request), &allowed))
             }
         }
     }
