@@ -451,6 +451,9 @@ pub(super) fn explanation(explanation: &Explanation, row: Option<&LogRow>) -> St
     } else {
         "is replay   no".to_owned()
     });
+    if explanation.is_without_handler {
+        lines.push("handler     none takes it".to_owned());
+    }
     lines.extend(explanation.handlers.iter().map(|handler| {
         format!(
             "handler     {} at {}:{}",

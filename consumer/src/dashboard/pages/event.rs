@@ -162,6 +162,7 @@ fn explained(explanation: &Explanation, base: &Base) -> Markup {
         dl.facts {
             @if let Some(checkpoint) = explanation.checkpoint { div { dt { "Checkpoint" } dd { (number(checkpoint)) } } }
             div { dt { "Is replay" } dd { @if explanation.is_replay { "yes" } @else { "no" } } }
+            @if explanation.is_without_handler { div { dt { "Handler" } dd { "none takes it" } } }
             @for handler in &explanation.handlers {
                 div { dt { "Handler" } dd { code { (handler.method) } " at " code { (handler.file) ":" (handler.line) } } }
             }
