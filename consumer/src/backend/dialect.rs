@@ -13,7 +13,7 @@ pub struct Dialect {
     pub(crate) ms_until: &'static str,
     /// `{in $ ms}`: the time in so many milliseconds.
     pub(crate) in_ms: &'static str,
-    /// `{event age}`: how long ago an event was stored, in milliseconds.
+    /// `{event age}`: how long ago an event was stored, in milliseconds; NULL if its time cannot be read.
     pub(crate) event_age: &'static str,
     /// `{greatest}`: the function that returns the greatest of its arguments.
     pub(crate) greatest: &'static str,

@@ -14,8 +14,8 @@ use crate::admin::{
     ConsumerId, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent, Status,
     UnknownEvents, by_aggregate, processes_of,
 };
-use crate::backend::{LogRow, Schema};
-use crate::contract::{OnError, PersistedEvent};
+use crate::backend::{LogRow, Schema, readable_event, readable_payload, readable_time};
+use crate::contract::OnError;
 use crate::registry::{Declaration, Registered};
 use crate::worker::Tone;
 
@@ -460,9 +460,7 @@ pub(super) fn explanation(explanation: &Explanation, row: Option<&LogRow>) -> St
             handler.method, handler.file, handler.line
         )
     }));
-    if let Some(Ok(event)) = row {
-        lines.extend(content(event));
-    }
+    lines.extend(row.into_iter().flat_map(content));
     lines.join("\n")
 }
 
@@ -539,7 +537,7 @@ fn waits(failed: Option<&ParkedEvent>, later: usize) -> String {
 pub(super) fn parked_event(
     consumer: &ConsumerId,
     parked: &ParkedEvent,
-    event: Option<&PersistedEvent>,
+    row: Option<&LogRow>,
 ) -> String {
     let mut lines = vec![
         format!("position    {}", parked.position),
@@ -555,11 +553,12 @@ pub(super) fn parked_event(
     lines.extend(error.map(|error| format!("error       {}", one_line(error))));
     let next = ways_out_of_parking(consumer, parked.position);
     lines.push(format!("next        {next}"));
-    match event {
-        None => lines.push("event       no longer in the log, or it cannot be decoded".to_owned()),
-        Some(event) => {
+    match row {
+        None => lines.push("event       no longer in the log".to_owned()),
+        Some(row) => {
+            let event = readable_event(row);
             lines.push(event_line(&event.event_type, event.event_version));
-            lines.extend(content(event));
+            lines.extend(content(row));
         }
     }
     lines.join("\n")
@@ -573,19 +572,33 @@ fn aggregate_line(aggregate_type: &str, id: &str) -> String {
     format!("aggregate   {} {}", one_line(aggregate_type), one_line(id))
 }
 
-fn content(event: &PersistedEvent) -> [String; 3] {
-    [
-        format!("event id    {}", event.event_id),
-        format!("created at  {}", event.created_at.to_rfc3339()),
-        format!("payload     {}", payload(event)),
-    ]
+/// What can be decoded of an event.
+fn content(row: &LogRow) -> Vec<String> {
+    let event = readable_event(row);
+    let unreadable = row.as_ref().err();
+    let unknown = || "cannot be decoded".to_owned();
+    let id = Some(event.event_id).filter(|id| row.is_ok() || !id.is_nil());
+    let time = readable_time(row).map(|time| time.to_rfc3339());
+    let error = unreadable.map(|row| format!("unreadable  {}", one_line(&row.error.to_string())));
+    let rest = [
+        format!(
+            "event id    {}",
+            id.map_or_else(unknown, |id| id.to_string())
+        ),
+        format!("created at  {}", time.unwrap_or_else(unknown)),
+        format!(
+            "payload     {}",
+            readable_payload(row).map_or_else(unknown, |bytes| payload(bytes))
+        ),
+    ];
+    error.into_iter().chain(rest).collect()
 }
 
-fn payload(event: &PersistedEvent) -> String {
+fn payload(payload: &[u8]) -> String {
     /// More would only scroll away what is before it.
     const MOST_SHOWN: usize = 16 * 1024;
-    let size = count(event.payload.len() as u64, "byte");
-    let Ok(text) = std::str::from_utf8(&event.payload) else {
+    let size = count(payload.len() as u64, "byte");
+    let Ok(text) = std::str::from_utf8(payload) else {
         return format!("{size} that are not text");
     };
     match text.get(..text.floor_char_boundary(MOST_SHOWN)) {

@@ -38,7 +38,9 @@ const DIALECT: Dialect = Dialect {
     ms_since: "(extract(epoch FROM clock_timestamp() - $) * 1000)::bigint",
     ms_until: "(extract(epoch FROM $ - clock_timestamp()) * 1000)::bigint",
     in_ms: "clock_timestamp() + $ * interval '1 millisecond'",
-    event_age: "(extract(epoch FROM clock_timestamp() - {value of created_at}) * 1000)::bigint",
+    // A time that no program can represent has no age, and must not hide the state of all consumers.
+    event_age: "CASE WHEN isfinite({value of created_at})
+                     THEN (extract(epoch FROM clock_timestamp() - {value of created_at}) * 1000)::bigint END",
     greatest: "greatest",
     for_update: "FOR UPDATE",
     for_update_skip_locked: "FOR UPDATE SKIP LOCKED",

@@ -10,16 +10,15 @@ use super::layout::{Section, content, freshness, name, page};
 use crate::admin::problems::{on_command_line, problems_besides_failures};
 use crate::admin::text::{count, duration, number, rate};
 use crate::admin::{ConsumerState, ConsumerStatus, Failing, SegmentStatus};
-use crate::backend::{Backend, ConsumerId, LogRow, readable_event};
+use crate::backend::{Backend, ConsumerId, LogRow, readable_event, readable_time};
 use crate::contract::{OnError, Settings, StartFrom, chain};
 use crate::dashboard::app::{App, Shared};
 use crate::dashboard::figures::{progress, slices, sparkline};
 use crate::dashboard::forms::forms;
 use crate::dashboard::options::ActionKind;
-use crate::dashboard::payload::show;
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::{Base, ConsumerPath};
-use crate::dashboard::words::{ago, class, date, events, or_dash, process, prose};
+use crate::dashboard::words::{ago, class, date, events, last_save, or_dash, process, prose};
 use crate::registry::Declaration;
 use crate::registry::entry::declared;
 
@@ -305,12 +304,9 @@ impl View<'_> {
             p {
                 strong { bdi { (event.event_type) } } " v" (event.event_version) " of "
                 a href=(self.base.events(&[("type", kind), ("id", id)])) { bdi { (kind) } " " bdi { (id) } }
-                span.muted { " · " (date(event.created_at)) }
+                @if let Some(time) = readable_time(row) { span.muted { " · " (date(time)) } }
             }
-            @match row {
-                Ok(_) => (content("Payload", &shown, event.payload.len(), Some(download))),
-                Err(unreadable) => p.banner.bad { "The event cannot be decoded: " (unreadable.error) },
-            }
+            (payload(row, self.base))
         }
     }
 
