@@ -151,6 +151,14 @@ pub struct SegmentStatus {
     pub saved_ago: Option<Duration>,
     /// The process that last handled events of it.
     pub worker: Option<WorkerStatus>,
+    /// Whether it is claimed: a batch of it, or a command of an operator, is in progress. `None` if that is
+    /// unknown, as on SQLite unless its handler does not use the transaction.
+    pub is_claimed: Option<bool>,
+    /// How long it has been claimed, if the database tells.
+    #[serde(serialize_with = "seconds")]
+    pub claimed_for: Option<Duration>,
+    /// The event that failed last, unless it has been handled since.
+    pub failing: Option<Failing>,
 }
 
 impl SegmentStatus {
@@ -162,6 +170,9 @@ impl SegmentStatus {
             parked: u64::try_from(row.parked).unwrap_or(0),
             saved_ago: Some(millis(row.saved_ago)),
             worker: row.worker.as_ref().map(WorkerStatus::of),
+            is_claimed: row.is_claimed,
+            claimed_for: row.claimed_for,
+            failing: failing(row),
         }
     }
 }
@@ -228,6 +239,19 @@ pub(crate) fn processes_of(
 const UNATTENDED_AFTER: Duration = Duration::from_mins(3);
 
 impl ConsumerStatus {
+    /// The number of its segments that have a batch in progress, and how long the longest of them has taken as far
+    /// as that is known; `None` if there is none.
+    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
+    pub(crate) fn batches(&self) -> Option<(u64, Option<Duration>)> {
+        let claimed = self
+            .segments
+            .iter()
+            .filter(|one| one.is_claimed == Some(true));
+        let count = claimed.clone().count() as u64;
+        let longest = claimed.filter_map(|one| one.claimed_for).max();
+        (count > 0).then_some((count, longest))
+    }
+
     /// Shows that it is held back, unless it cannot run for another reason.
     fn hold_back(&mut self, held_back: Option<&HeldBack>) {
         if let Some(held_back) = held_back
@@ -376,7 +400,10 @@ impl<DB: Backend> Admin<DB> {
             (
                 Some(waited),
                 ConsumerState::Running | ConsumerState::Rebuilding | ConsumerState::Retrying { .. },
-            ) => ConsumerState::NoWorker { waited },
+            ) => ConsumerState::NoWorker {
+                waited,
+                may_be_busy: rows.iter().any(|row| row.is_claimed.is_none()),
+            },
             (_, state) => state,
         };
         Ok(Some(ConsumerStatus {
@@ -487,7 +514,7 @@ impl<DB: Backend> Admin<DB> {
 fn unattended(rows: &[Row], lag: Lag, settled: Lag) -> Option<Duration> {
     let seen_ago = rows.iter().map(|row| millis(row.saved_ago)).min();
     let waited = seen_ago.zip(lag.time).map(|(seen, event)| seen.min(event));
-    let is_busy = |row: &Row| row.is_claimed || row.retry_in.is_some();
+    let is_busy = |row: &Row| row.is_claimed == Some(true) || row.retry_in.is_some();
     let is_left = settled.events > 0 && !rows.iter().any(is_busy);
     waited.filter(|waited| is_left && *waited >= UNATTENDED_AFTER)
 }

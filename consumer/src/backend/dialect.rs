@@ -23,7 +23,8 @@ pub struct Dialect {
     pub(crate) for_update_skip_locked: &'static str,
     /// `{indexed $}`: whether the index on the aggregates of parked events has a row.
     pub(crate) indexed: &'static str,
-    /// `{claimed $}`: whether a transaction has the lock of a row.
+    /// `{claimed $}`: for how many milliseconds a checkpoint row has been claimed; -1 if it is claimed and that is
+    /// unknown, -2 if it is not claimed, and NULL if the database does not tell.
     pub(crate) claimed: &'static str,
     /// `{message $}`: a parameter that `Driver::bind_message` has bound.
     pub(crate) message: &'static str,

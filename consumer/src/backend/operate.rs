@@ -13,7 +13,7 @@ use super::sql::{Statement, statements};
 const ROWS: &str = "
     SELECT p.consumer, p.version, p.slice_from, {checkpoint}, p.hold_at,
            p.worker_host, p.worker_pid, p.worker_release, {ms since p.worker_at} AS worker_ago,
-           {claimed p} AS is_claimed,
+           {claimed p} AS claimed_for,
            (SELECT k.position FROM {pending} AS k
              WHERE k.consumer = p.consumer AND k.version = p.version
                AND k.slice_from = p.slice_from AND k.position > p.position) AS pending,

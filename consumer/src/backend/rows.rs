@@ -588,8 +588,10 @@ pub struct Row {
     pub(crate) pending: Option<i64>,
     /// The process that last saved the row after a claim.
     pub(crate) worker: Option<Presence>,
-    /// Whether a worker or an operator has it now, as far as the database tells.
-    pub(crate) is_claimed: bool,
+    /// Whether a worker or an operator has it now; `None` if the database does not tell.
+    pub(crate) is_claimed: Option<bool>,
+    /// How long it has been claimed, if that is known.
+    pub(crate) claimed_for: Option<Duration>,
 }
 
 /// A process that worked on a checkpoint row, and when.
@@ -620,6 +622,7 @@ impl Presence {
 
 impl Row {
     pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        let claimed_for: Option<i64> = DB::read(row, "claimed_for")?;
         Ok(Self {
             checkpoint: Checkpoint::decode::<DB>(row)?,
             retry_in: retry_in::<DB>(row)?,
@@ -629,7 +632,10 @@ impl Row {
             parked_aggregates: DB::read(row, "parked_aggregates")?,
             pending: DB::read(row, "pending")?,
             worker: Presence::decode::<DB>(row)?,
-            is_claimed: DB::read(row, "is_claimed")?,
+            is_claimed: claimed_for.map(|time| time > -2),
+            claimed_for: claimed_for
+                .and_then(|time| u64::try_from(time).ok())
+                .map(Duration::from_millis),
         })
     }
 }

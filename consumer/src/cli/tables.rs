@@ -1,5 +1,7 @@
 //! The output of the commands, as text for people.
 
+use std::time::Duration;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table,
@@ -281,13 +283,26 @@ pub(super) fn status(console: &Console, status: &Status) -> String {
     if status.log != Schema::default().log_name() {
         text.insert_str(0, &format!("log {}\n\n", status.log));
     }
-    for line in status.consumers.iter().flat_map(problems) {
+    let batches = status.consumers.iter().filter_map(long_batch);
+    for line in status.consumers.iter().flat_map(problems).chain(batches) {
         text.push_str("\n\n");
         text.push_str(&line);
     }
     text.push_str("\n\n");
     text.push_str(&frontier(&status.frontier));
     text
+}
+
+/// A batch that takes long, which would not show otherwise before it ends.
+fn long_batch(one: &ConsumerStatus) -> Option<String> {
+    const LONG: Duration = Duration::from_secs(10);
+    let (_, longest) = one.batches()?;
+    let longest = longest.filter(|longest| *longest >= LONG)?;
+    let id = &one.id;
+    Some(format!(
+        "{id}: a batch has been in progress for {}",
+        duration(longest)
+    ))
 }
 
 fn status_table(console: &Console, status: &Status) -> String {
@@ -334,9 +349,10 @@ fn name(status: &Status, one: &ConsumerStatus) -> String {
 
 /// The processes that handled events, the most recent first.
 pub(super) fn processes(console: &Console, status: &Status) -> String {
+    let batches = batches(status);
     let processes = processes_of(&status.consumers);
     if processes.is_empty() {
-        return "no process has handled an event yet".to_owned();
+        return format!("no process has handled an event yet{batches}");
     }
     let layout = Layout {
         console,
@@ -354,7 +370,22 @@ pub(super) fn processes(console: &Console, status: &Status) -> String {
             cell(names.join(", ")),
         ]
     });
-    layout.text(&rows.collect::<Vec<_>>())
+    layout.text(&rows.collect::<Vec<_>>()) + &batches
+}
+
+/// The batches that are in progress, whose processes are not known yet.
+fn batches(status: &Status) -> String {
+    let of_one = |one: &ConsumerStatus| {
+        let (batches, longest) = one.batches()?;
+        let time = longest.map_or_else(String::new, |time| format!(", for {}", duration(time)));
+        let name = name(status, one);
+        Some(format!("{name} ({}{time})", count(batches, "segment")))
+    };
+    let all: Vec<String> = status.consumers.iter().filter_map(of_one).collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    format!("\n\nin a batch now: {}", all.join(", "))
 }
 
 /// The events of the log that the program does not know.
