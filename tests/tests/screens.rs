@@ -434,7 +434,7 @@ async fn every_screen_that_is_redrawn_fits_its_terminal() {
                 None => plain(&text),
             };
             let shown = if line.starts_with("rebuild") {
-                " of 899, "
+                " of 901, "
             } else {
                 "the log is settled"
             };

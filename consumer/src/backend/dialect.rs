@@ -23,9 +23,6 @@ pub struct Dialect {
     pub(crate) for_update_skip_locked: &'static str,
     /// `{indexed $}`: whether the index on the aggregates of parked events has a row.
     pub(crate) indexed: &'static str,
-    /// `{claimed $}`: for how many milliseconds a checkpoint row has been claimed; -1 if it is claimed and that is
-    /// unknown, -2 if it is not claimed, and NULL if the database does not tell.
-    pub(crate) claimed: &'static str,
     /// `{message $}`: a parameter that `Driver::bind_message` has bound.
     pub(crate) message: &'static str,
     /// A value of the log, `$`, as [`LogRows`](super::log_rows::LogRows) decodes it.
@@ -59,7 +56,6 @@ impl Dialect {
             ("ms until ", "", self.ms_until),
             ("in ", " ms", self.in_ms),
             ("indexed ", "", self.indexed),
-            ("claimed ", "", self.claimed),
             ("message ", "", self.message),
         ];
         phrases.into_iter().find_map(|(before, after, phrase)| {

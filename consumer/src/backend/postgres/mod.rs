@@ -47,12 +47,6 @@ const DIALECT: Dialect = Dialect {
     // As in the predicate of the index.
     indexed: "octet_length($.consumer) + octet_length($.aggregate_type)
               + octet_length($.aggregate_id) < 2500",
-    // The transaction that locked a row shows in it, and holds a lock on itself until it ends.
-    // When the transaction began is hidden from roles that may not see the session's activity.
-    claimed: "coalesce((SELECT coalesce((SELECT (extract(epoch FROM clock_timestamp() - a.xact_start) * 1000)::bigint
-                                           FROM pg_stat_activity AS a WHERE a.pid = l.pid), -1)
-                          FROM pg_locks AS l WHERE l.locktype = 'transactionid'
-                           AND l.granted AND l.transactionid = $.xmax LIMIT 1), -2)",
     // A database in another encoding, such as LATIN1, refuses a text with characters that it lacks as
     // soon as it receives the parameter. So the text comes as bytes, and such a database stores those
     // beyond ASCII in octal. Backslashes stay, so that a text that is read and stored again is the same.

@@ -43,12 +43,6 @@ const DIALECT: Dialect = Dialect {
     for_update: "",
     for_update_skip_locked: "",
     indexed: "TRUE",
-    // A claim that another connection holds is invisible. A handler that works without one has a mark.
-    claimed: "(SELECT -1 FROM {marks} AS m
-                WHERE m.consumer = $.consumer AND m.version = $.version
-                  AND m.slice_from < $.slice_to AND m.slice_to > $.slice_from
-                  AND m.held_until > CAST(unixepoch('subsec') * 1000 AS INTEGER)
-                  AND m.holder NOT LIKE 'waiting: %' LIMIT 1)",
     message: "$",
     value: columns::value,
     id: columns::id,
