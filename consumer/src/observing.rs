@@ -16,6 +16,7 @@
 //! | `consumer_skipped_total` | counter | `log`, `consumer`, `version` | events skipped |
 //! | `consumer_parked_events` | gauge | `log`, `consumer`, `version` | events currently parked, updated every 10 s, as the checkpoints of idle consumers are |
 //! | `consumer_state` | gauge | `log`, `consumer`, `version`, `state` | 1 for the state of the consumer in this process, 0 for the others: `running`, `retrying`, `waiting` (for the database), `waiting_for_release`, `stopped`, `paused`, `scope_changed`, `held_back` (see [renames](crate::guide::deploying#renaming-a-consumer)), `forgotten` (its checkpoint row is gone) |
+//! | `consumer_waiting_segments` | gauge | `log`, `consumer`, `version`, `reason` | segments that do not get past their next event in this process: because its code does not know the event (`unknown`), because this release has failed on it and leaves it to others (`left`), or because it cannot be decoded (`unreadable`). `consumer_state` shows only the worst of a consumer's segments |
 //! | `consumer_lag_positions` | gauge | `log`, `consumer`, `version`, `slice` | positions between the checkpoint and the head: an upper bound for the number of events, since there are gaps and other scopes |
 //! | `consumer_settled_lag_positions` | gauge | `log`, `consumer`, `version`, `slice` | positions between the checkpoint and the frontier: less than `consumer_lag_positions` while a transaction blocks the frontier |
 //! | `consumer_lag_seconds` | gauge | `log`, `consumer`, `version`, `slice` | age of the oldest event in scope that is not handled yet, 0 if there is none |
@@ -31,7 +32,8 @@
 //!
 //! Alert on `consumer_state{state=~"stopped|scope_changed|held_back"} == 1`, on
 //! `min by (log, consumer, version) (consumer_state{state="waiting_for_release"}) == 1`, when no process knows
-//! the next event, and on
+//! the next event, on
+//! `consumer_waiting_segments{reason="unreadable"} > 0`, and on
 //! `consumer_parked_events > 0` for consumers that need an operator, and on
 //! `consumer_lag_seconds > 60` for late ones. Workers in several processes report the same
 //! consumers: take the `max` of gauges and the `sum` of counters, for each log.

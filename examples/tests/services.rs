@@ -139,6 +139,33 @@ async fn the_operators_commands_are_in_the_same_binary() {
     assert!(code == 0 && text.contains("rebuild") && text.contains("seed"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_binary_serves_the_dashboard_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(web(directory.path(), &["seed", "3"]).status.success());
+    assert!(
+        web(directory.path(), &["consumers", "run", "--once"])
+            .status
+            .success()
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_web"));
+    command
+        .args(["consumers", "dashboard"])
+        .env("DATABASE_URL", database(directory.path()))
+        .stdout(Stdio::piped());
+    let mut process = Process::start(&mut command);
+    let mut url = String::new();
+    let mut output = BufReader::new(process.0.stdout.take().unwrap());
+    output.read_line(&mut url).unwrap();
+    let page = reqwest::get(format!("{}/consumers/web.users/1", url.trim()));
+    let page = page.await.unwrap().text().await.unwrap();
+    assert!(
+        page.contains("examples/src/bin/web/app.rs:") && page.contains("Read-only"),
+        "{page}"
+    );
+    process.terminate();
+}
+
 /// A receiver of notifications, and the requests it has received.
 async fn hook() -> (String, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

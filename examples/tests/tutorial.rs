@@ -3,6 +3,8 @@
 
 mod process;
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -148,6 +150,9 @@ impl Reader {
         if arguments == ["consumers", "run"] {
             let mut command = self.command(&arguments);
             self.worker = Some(Process::start(command.stdout(Stdio::null())));
+        } else if arguments == ["consumers", "dashboard"] {
+            let mut command = self.command(&arguments);
+            opens(Process::start(command.stdout(Stdio::piped())));
         } else {
             let printed = self.run(&arguments);
             self.last = (arguments, printed);
@@ -183,6 +188,21 @@ impl Reader {
         }
         assert_eq!(printed.trim_end(), wanted, "{arguments:?}");
     }
+}
+
+/// Opens the address that the command `dashboard` prints, and ends the command.
+fn opens(mut dashboard: Process) {
+    let mut output = BufReader::new(dashboard.0.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("http://").unwrap();
+    let mut connection = TcpStream::connect(address).unwrap();
+    let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut page = String::new();
+    connection.read_to_string(&mut page).unwrap();
+    assert!(page.contains("/consumers/balances/1"), "{page}");
+    dashboard.terminate();
 }
 
 #[test]

@@ -1,10 +1,16 @@
 //! The dashboard in a real browser: what an operator does, and what everyone can read.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use consumer::dashboard::{DashboardOptions, router};
 use consumer::{NewEvent, Registered, Settings, Worker, WorkerBuilder};
-use consumer_tests::{Browser, Database, Model, Running, Served, TestDatabase, run_once, test_on};
+use consumer_tests::{
+    Browser, Database, Model, Running, Served, TestConsumer, TestDatabase, consumer, run_once,
+    test_on,
+};
 use serde_json::json;
 use sqlx::{Postgres, Sqlite};
 use tokio::sync::Semaphore;
@@ -13,13 +19,13 @@ test_on!(
     [sqlite, postgres],
     a_failure_is_seen_parked_repaired_and_retried,
     a_version_is_rebuilt_beside_the_other_and_activated,
+    a_failure_is_handled_without_scripts,
+    a_version_is_rebuilt_and_activated_without_scripts,
+    events_are_found_and_skipped_without_scripts,
 );
 
 test_on!(
     [sqlite],
-    a_failure_is_handled_without_scripts,
-    a_version_is_rebuilt_and_activated_without_scripts,
-    events_are_found_and_skipped_without_scripts,
     a_read_only_dashboard_has_nothing_to_press,
     a_page_of_another_site_changes_nothing,
     the_keyboard_reaches_everything,
@@ -60,34 +66,69 @@ async fn confirm(browser: &Browser) {
     browser.click_on(&buttons[0]).await;
 }
 
+/// An error and its cause.
+#[derive(Debug)]
+struct Caused(&'static str, Option<Box<dyn Error + Send + Sync>>);
+
+impl fmt::Display for Caused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Error for Caused {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.1.as_deref().map(|cause| cause as _)
+    }
+}
+
+const CHAIN: &str = "cannot send the mail: the server hung up: connection reset";
+
+/// The consumer `users`, which fails with two causes until it is repaired.
+fn mails<DB: TestDatabase>(is_repaired: &Arc<AtomicBool>) -> TestConsumer<DB> {
+    let is_repaired = Arc::clone(is_repaired);
+    let mails = consumer("users", move |_, tx, event| {
+        let is_repaired = is_repaired.load(Ordering::SeqCst);
+        Box::pin(async move {
+            if is_repaired {
+                return Ok(DB::apply(tx, "users", event).await?);
+            }
+            let reset = Caused("connection reset", None);
+            let hung_up = Caused("the server hung up", Some(reset.into()));
+            Err(Caused("cannot send the mail", Some(hung_up.into())).into())
+        })
+    });
+    mails.settings(Settings::default().retries(0))
+}
+
 async fn a_failure_is_seen_parked_repaired_and_retried<DB: TestDatabase>(db: Database<DB>) {
     let Some(browser) = Browser::start().await else {
         return;
     };
-    let users = Model::new("users");
-    users.fail_on("bad", true);
+    let is_repaired = Arc::new(AtomicBool::new(false));
+    let users = || db.worker().consumer(mails(&is_repaired));
     let event = NewEvent::new("User", "bad", "Renamed", r#"{"name":"Ada","tags":["x"]}"#);
     db.append_event(event).await;
-    let worker = Running::start(users.worker(&db));
-    let served = Served::operable(users.worker(&db)).await;
+    let worker = Running::start(users());
+    let served = Served::operable(users()).await;
 
     browser.open(&url(&served, "/")).await;
     browser.shows("stopped").await;
     browser.shows("1 consumer needs attention").await;
     browser.click("users").await;
-    browser.shows("cannot handle bad").await;
+    browser.shows(CHAIN).await;
     browser.shows("\"name\": \"Ada\"").await;
     browser.shows("Failed 1 time").await;
 
     browser.click("Park event 1").await;
     browser.shows("1 event of 1 aggregate").await;
-    browser.hides("cannot handle bad").await;
+    browser.hides(CHAIN).await;
     browser.click("1 event").await;
     browser.shows("User bad").await;
-    browser.shows("cannot handle bad").await;
+    browser.shows(CHAIN).await;
 
     // The repair, without loading anything again but by the form.
-    users.fail_on("bad", false);
+    is_repaired.store(true, Ordering::SeqCst);
     browser.click("Retry this aggregate").await;
     browser.shows("1 event handled").await;
     browser.click("Back").await;
@@ -165,12 +206,12 @@ async fn without_scripts() -> Option<Browser> {
     Some(browser)
 }
 
-async fn a_failure_is_handled_without_scripts(db: Database<Sqlite>) {
+async fn a_failure_is_handled_without_scripts<DB: TestDatabase>(db: Database<DB>) {
     let Some(browser) = without_scripts().await else {
         return;
     };
     let users = failed(&db).await;
-    db.append("User", ["good"]).await;
+    let good = db.append("User", ["good"]).await[0];
     let served = Served::operable(users.worker(&db)).await;
 
     browser.open(&url(&served, "/")).await;
@@ -196,11 +237,11 @@ async fn a_failure_is_handled_without_scripts(db: Database<Sqlite>) {
     browser.shows("1 event handled").await;
     browser.click("Back").await;
     browser.shows("No event is parked").await;
-    assert_eq!(db.applied("users").await, [2, 1]);
+    assert_eq!(db.applied("users").await, [good, 1]);
     assert_eq!(db.parked("users").await, [0; 0]);
 }
 
-async fn a_version_is_rebuilt_and_activated_without_scripts(db: Database<Sqlite>) {
+async fn a_version_is_rebuilt_and_activated_without_scripts<DB: TestDatabase>(db: Database<DB>) {
     let Some(browser) = without_scripts().await else {
         return;
     };
@@ -232,7 +273,7 @@ async fn a_version_is_rebuilt_and_activated_without_scripts(db: Database<Sqlite>
     assert_eq!(admin.active_version("users").await.unwrap(), Some(2));
 }
 
-async fn events_are_found_and_skipped_without_scripts(db: Database<Sqlite>) {
+async fn events_are_found_and_skipped_without_scripts<DB: TestDatabase>(db: Database<DB>) {
     let Some(browser) = without_scripts().await else {
         return;
     };
@@ -305,6 +346,9 @@ async fn a_page_of_another_site_changes_nothing(db: Database<Sqlite>) {
     );
 }
 
+/// The text of the element that has the focus.
+const FOCUSED: &str = "return document.activeElement.textContent.trim()";
+
 async fn the_keyboard_reaches_everything(db: Database<Sqlite>) {
     let Some(browser) = Browser::start().await else {
         return;
@@ -313,13 +357,12 @@ async fn the_keyboard_reaches_everything(db: Database<Sqlite>) {
     let served = Served::operable(users.worker(&db)).await;
     browser.open(&url(&served, "/consumers/users/1")).await;
     browser.shows("stopped").await;
-    let focused = "return document.activeElement.textContent.trim()";
     let mut reached = Vec::new();
     for _ in 0..12 {
         browser.press("\u{e004}").await;
         reached.push(
             browser
-                .run(focused)
+                .run(FOCUSED)
                 .await
                 .as_str()
                 .unwrap_or_default()
@@ -338,16 +381,31 @@ async fn the_keyboard_reaches_everything(db: Database<Sqlite>) {
             "no `{text}` in {reached:?}"
         );
     }
-    // Pressing the last one reached before it, by its key.
-    browser.open(&url(&served, "/consumers/users/1")).await;
-    for _ in 0..12 {
-        browser.press("\u{e004}").await;
-        if browser.run(focused).await == json!("Resume") {
-            break;
-        }
-    }
-    browser.press("\u{e007}").await;
+    // What needs a confirmation is opened, and confirmed.
+    press_on(&browser, "Skip event 1…").await;
+    browser
+        .shows("The consumer will never handle this event")
+        .await;
+    press_on(&browser, "Skip event 1").await;
     browser.shows("running").await;
+    assert_eq!(db.checkpoint("users").await, Some(1));
+    // A form without a question.
+    press_on(&browser, "Pause").await;
+    browser.shows("paused").await;
+}
+
+/// Moves the focus with the tabulator to the link or button of a text, and presses it with its key.
+async fn press_on(browser: &Browser, text: &str) {
+    let mut reached = Vec::new();
+    for _ in 0..30 {
+        browser.press("\u{e004}").await;
+        let focused = browser.run(FOCUSED).await;
+        if focused == json!(text) {
+            return browser.press("\u{e007}").await;
+        }
+        reached.push(focused);
+    }
+    panic!("no `{text}` in {reached:?}");
 }
 
 /// The dashboard of the control: without the token check, the stolen form would do.

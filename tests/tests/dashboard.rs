@@ -1,12 +1,16 @@
 //! The pages of the dashboard: what they show, of any content.
 
+use std::sync::Arc;
+
 use axum::Router;
 use consumer::dashboard::{DashboardOptions, router};
-use consumer::{Formerly, NewEvent, OnError, Settings};
+use consumer::{Formerly, NewEvent, OnError, Settings, aggregate_slice};
 use consumer_tests::{
-    Counting, Database, Model, Served, TestDatabase, consumer, read_model, run_once, test_on,
+    Counting, Database, Model, Running, Served, TestDatabase, consumer, patiently, read_model,
+    run_once, test_on,
 };
 use sqlx::Postgres;
+use tokio::sync::{Notify, Semaphore};
 
 test_on!(
     [sqlite, postgres],
@@ -29,6 +33,9 @@ test_on!(
     an_event_that_no_release_knows_is_shown_with_its_content,
     a_consumer_that_is_held_back_says_why,
     a_consumer_without_a_worker_needs_attention,
+    a_batch_in_progress_is_shown_before_it_ends,
+    each_failing_segment_shows_its_event_and_error,
+    an_event_that_cannot_be_decoded_shows_the_rest,
     the_processes_and_releases_of_a_consumer_are_named,
     a_read_only_page_names_the_commands_that_do_the_same,
 );
@@ -297,12 +304,21 @@ async fn a_consumer_without_a_worker_needs_attention<DB: TestDatabase>(db: Datab
     db.execute(&format!("UPDATE events SET created_at = {events}"))
         .await;
     let served = Served::read_only(users.worker(&db)).await;
+    // SQLite does not tell which claims are held.
+    let (state, why) = match DB::NAME {
+        "SQLite" => (
+            ">no batch ended</span>",
+            "and no batch has ended for as long",
+        ),
+        _ => (">no worker</span>", "and no worker has claimed them"),
+    };
     for path in ["/", "/consumers/users/1"] {
         let page = served.page(path).await;
         assert!(
-            page.contains(">no worker</span>") && page.contains("events have waited 10 min"),
+            page.contains(state) && page.contains("events have waited 10 min"),
             "{path}: {page}"
         );
+        assert!(page.contains(why), "{path}: {page}");
         assert!(!page.contains(">running<"), "{path}: {page}");
     }
     // The control: one that handles the event.
@@ -313,6 +329,112 @@ async fn a_consumer_without_a_worker_needs_attention<DB: TestDatabase>(db: Datab
         page.contains(">running<") && page.contains("no problems"),
         "{page}"
     );
+}
+
+/// SQLite tells of a batch without `tx` only.
+async fn a_batch_in_progress_is_shown_before_it_ends<DB: TestDatabase>(db: Database<DB>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let entered = Arc::new(Notify::new());
+    let (own_gate, own_entered) = (Arc::clone(&gate), Arc::clone(&entered));
+    let users = consumer("users", move |_, _, _| {
+        let (gate, entered) = (Arc::clone(&own_gate), Arc::clone(&own_entered));
+        Box::pin(async move {
+            entered.notify_one();
+            gate.acquire().await?.forget();
+            Ok(())
+        })
+    });
+    db.append("User", ["ada"]).await;
+    let worker = Running::start(db.worker().consumer(users.without_tx()));
+    patiently("the handler waits", entered.notified()).await;
+    let served = Served::of(&db).await;
+    let pages = ["/", "/consumers/users/1", "/processes"];
+    let shown = ["in a batch ", "In progress", "in a batch "];
+    for (path, shown) in pages.into_iter().zip(shown) {
+        let page = served.page(path).await;
+        assert!(page.contains(shown), "{path}: {page}");
+    }
+    gate.add_permits(1);
+    patiently("it catches up", worker.caught_up())
+        .await
+        .unwrap();
+    worker.stop().await;
+    // The control.
+    let served = Served::of(&db).await;
+    for (path, shown) in pages.into_iter().zip(shown) {
+        let page = served.page(path).await;
+        assert!(!page.contains(shown), "{path}: {page}");
+    }
+}
+
+async fn each_failing_segment_shows_its_event_and_error<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users").settings(Settings::default().retries(0).segments(8));
+    let mut ids: Vec<String> = (0..200).map(|index| format!("u-{index}")).collect();
+    ids.sort_by_key(|id| aggregate_slice(id) / 128);
+    ids.dedup_by_key(|id| aggregate_slice(id) / 128);
+    assert_eq!(ids.len(), 8);
+    let (failing, others) = ids.split_at(6);
+    for id in failing {
+        users.fail_on(id, true);
+    }
+    db.append("User", failing).await;
+    db.append("User", others).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::operable(users.worker(&db)).await;
+    let page = served.page("/consumers/users/1").await;
+    let (_, segments) = page.split_once("id=\"segments\"").unwrap();
+    for (index, id) in failing.iter().enumerate() {
+        let row = format!(
+            "href=\"/events/{0}\">{0}</a>: <bdi>cannot handle {id}</bdi>",
+            index + 1
+        );
+        assert!(segments.contains(&row), "no `{row}` in {segments}");
+    }
+    assert_eq!(segments.matches("cannot handle").count(), 6, "{segments}");
+    // The forms are bounded, and each works.
+    let forms = |action: &str| {
+        page.matches(&format!("/consumers/users/1/{action}\""))
+            .count()
+    };
+    assert_eq!((forms("park"), forms("skip")), (4, 4), "{page}");
+    for position in 1..=6 {
+        let token = served.token("/consumers/users/1").await;
+        let form = format!("token={token}&position={position}");
+        let parked = served.post("/consumers/users/1/park", &form).await;
+        assert_eq!(parked.status, 303, "{}", parked.text());
+    }
+    assert_eq!(db.parked("users").await, [1, 2, 3, 4, 5, 6]);
+}
+
+async fn an_event_that_cannot_be_decoded_shows_the_rest<DB: TestDatabase>(db: Database<DB>) {
+    let event = renamed("ada", r#"{"name":"Ada"}"#).correlation_id("c-1");
+    db.append_event(event).await;
+    let damage = match DB::NAME {
+        "SQLite" => "event_id = 'no UUID'",
+        _ => "created_at = 'infinity'",
+    };
+    db.execute(&format!("UPDATE events SET {damage}")).await;
+    let users = Model::new("users");
+    run_once(users.worker(&db)).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    for path in ["/events/1", "/consumers/users/1"] {
+        let page = served.page(path).await;
+        for text in [
+            "The event cannot be decoded",
+            "&quot;name&quot;: &quot;Ada&quot;",
+            "Renamed",
+            "/events/1/payload",
+        ] {
+            assert!(page.contains(text), "{path}: no `{text}` in {page}");
+        }
+    }
+    let page = served.page("/events/1").await;
+    assert!(
+        page.contains("c-1") && page.contains("<dd>cannot be decoded"),
+        "{page}"
+    );
+    let file = served.get("/events/1/payload").await;
+    assert_eq!(file.text(), r#"{"name":"Ada"}"#);
 }
 
 async fn the_processes_and_releases_of_a_consumer_are_named<DB: TestDatabase>(db: Database<DB>) {
@@ -423,11 +545,20 @@ async fn what_no_index_finds_is_searched_for_step_by_step<DB: TestDatabase>(db: 
     db.append_many(6_000).await;
     let served = Served::of(&db).await;
     let first = served.page("/events?event=Renamed").await;
-    assert!(first.contains("Searched 5,000 events"), "{first}");
+    let none = "No match in the 5,000 events searched; there are more to search.";
+    assert!(first.contains(none), "{first}");
+    assert!(!first.contains("No event matches"), "{first}");
     assert_eq!(listed(&first), [0; 0]);
     let second = served.page(&link(&first, "Earlier").unwrap()).await;
     assert_eq!(listed(&second), [rare]);
     assert_eq!(link(&second, "Earlier"), None);
+    // The control: a search that has come to its end.
+    let nothing = served.page("/events?event=Nothing").await;
+    let nothing = served.page(&link(&nothing, "Earlier").unwrap()).await;
+    assert!(nothing.contains("No event matches"), "{nothing}");
+    // What is found on the way is shown with how far the search came.
+    let changed = served.page("/events?event=Changed&after=0").await;
+    assert_eq!(listed(&changed).len(), 50);
 }
 
 async fn an_event_leads_to_its_cause_effects_and_relatives<DB: TestDatabase>(db: Database<DB>) {
@@ -771,6 +902,38 @@ mod declared {
             Ok(())
         }
     }
+
+    #[derive(Default)]
+    pub(super) struct Mails;
+
+    #[consumer(name = "dashboard.mails", aggregates = ["User"], ignore = ["Changed"])]
+    impl Mails {
+        #[on("Renamed")]
+        async fn renamed(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+            Ok(())
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_no_handler_takes_was_passed_over() {
+    let db = Database::<sqlx::Sqlite>::fresh().await;
+    db.append_event(renamed("u", "{}")).await;
+    db.append("User", ["u"]).await;
+    run_once(db.worker().consumer(declared::Mails)).await;
+    let served = Served::read_only(db.worker().consumer(declared::Mails)).await;
+    let passed = served.page("/events/2?consumer=dashboard.mails").await;
+    assert!(
+        passed.contains("passed over: no handler of this program takes it"),
+        "{passed}"
+    );
+    assert!(passed.contains("none takes it"), "{passed}");
+    // The control: one that a handler takes.
+    let handled = served.page("/events/1?consumer=dashboard.mails").await;
+    assert!(
+        handled.contains("handled, or skipped") && !handled.contains("passed over"),
+        "{handled}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

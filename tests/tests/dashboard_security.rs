@@ -545,6 +545,47 @@ async fn the_command_with_a_password_asks_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn those_who_are_not_admitted_get_the_headers_too() {
+    let db = Database::<Sqlite>::fresh().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "correct horse battery\n").unwrap();
+    for (options, host, status) in [
+        (
+            &["--password-file", file.to_str().unwrap()][..],
+            "localhost",
+            401,
+        ),
+        (&[], "evil.example", 403),
+    ] {
+        let process = Process::start(&db, options);
+        let answer = HttpRequest::get(process.address, "/")
+            .host(host)
+            .send()
+            .await;
+        assert_eq!(answer.status, status);
+        let policy = answer.header("content-security-policy").unwrap_or_default();
+        assert!(policy.starts_with("default-src 'none'"), "{host}: {policy}");
+        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{host}");
+    }
+}
+
+/// A page that is open for long does not use up the tokens of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_brought_up_to_date_keeps_its_token() {
+    let db = Database::<Sqlite>::fresh().await;
+    let (users, served, form) = form(&db).await;
+    let token = form.trim_start_matches("token=");
+    let refreshed = HttpRequest::get(served.address, USERS).header("x-form-token", token);
+    let refreshed = refreshed.send().await.text();
+    assert!(refreshed.contains(token), "{refreshed}");
+    // The control: another window has one of its own.
+    assert_ne!(served.token(USERS).await, token);
+    assert_eq!(served.post(PAUSE, &form).await.status, 303);
+    assert_eq!(state(&db, &users).await, ConsumerState::Paused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_command_is_read_only_unless_it_is_told_otherwise() {
     let db = Database::<Sqlite>::fresh().await;
     let users = stopped(&db).await;

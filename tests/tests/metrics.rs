@@ -10,7 +10,8 @@ use std::time::Duration;
 use consumer::admin::Admin;
 use consumer::{Formerly, NewEvent, OnError, Schema, Settings, Worker, merge_segments};
 use consumer_tests::{
-    Database, Model, Running, TestDatabase, consumer, patiently, read_model, run_once, test_on,
+    Database, Model, Running, TestDatabase, consumer, judging, patiently, read_model, run_once,
+    test_on,
 };
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
@@ -198,6 +199,8 @@ test_on!(
     a_new_event_after_an_idle_hour_is_not_an_hour_late,
     the_gauges_of_a_merged_slice_go_to_zero,
     a_consumer_shows_that_it_waits_for_a_release,
+    a_segment_that_waits_for_a_release_is_counted,
+    a_segment_at_an_unreadable_event_is_counted,
     a_consumer_shows_that_it_is_held_back,
     a_batch_has_a_span_with_its_positions
 );
@@ -410,6 +413,95 @@ async fn a_consumer_shows_that_it_waits_for_a_release<DB: TestDatabase>(db: Data
     let running = Running::start(db.worker().consumer(read_model(name)));
     patiently("its state", until(|| is_only_in(name, "running"))).await;
     patiently("its lag", until(|| value(&lag) == 0.0)).await;
+    running.stop().await;
+}
+
+/// How many segments of a consumer wait, by each reason.
+fn waiting_segments(name: &str) -> [f64; 3] {
+    ["unknown", "left", "unreadable"].map(|reason| {
+        let labels = format!("{{consumer={name},log=events,reason={reason},version=1}}");
+        value(&format!("consumer_waiting_segments{labels}"))
+    })
+}
+
+async fn wait_for_segments(name: &str, wanted: [f64; 3]) {
+    let holds = until(|| waiting_segments(name) == wanted);
+    patiently(&format!("{wanted:?} segments wait"), holds).await;
+}
+
+/// One of two segments waits for a release, and the other one fails, which alone shows in the state.
+async fn a_segment_that_waits_for_a_release_is_counted<DB: TestDatabase>(db: Database<DB>) {
+    prepare(&db, &[]).await;
+    let [waits, fails] = ["u-1", "u-2"];
+    assert_ne!(
+        consumer::aggregate_slice(waits) < 512,
+        consumer::aggregate_slice(fails) < 512,
+        "the ids are of one segment"
+    );
+    db.append_event(NewEvent::new("User", waits, "Refunded", "{}"))
+        .await;
+    db.append("User", [fails]).await;
+    let name = named::<DB, _>("aside_s", "aside_p");
+    let old = || {
+        let old = judging(name, move |_, event| match &*event.aggregate_id {
+            id if id == fails => Err("cannot handle it".to_owned()),
+            _ => Ok(()),
+        });
+        let old = old.settings(impatient(0).segments(2));
+        old.knows(|format| format.event_type == "Changed")
+    };
+    let worker = || {
+        db.worker()
+            .release("old")
+            .consumer(old())
+            .snapshot_interval(Duration::from_millis(2))
+    };
+    let running = Running::start(worker());
+    patiently("its state", until(|| is_only_in(name, "stopped"))).await;
+    wait_for_segments(name, [1.0, 0.0, 0.0]).await;
+    running.stop().await;
+
+    // The control: a release that knows the event, and fails on none.
+    let new = read_model(name).settings(impatient(0).segments(2));
+    let builder = db.worker().release("new").consumer(new);
+    let running = Running::start(builder.snapshot_interval(Duration::from_millis(2)));
+    wait_for_segments(name, [0.0; 3]).await;
+    running.stop().await;
+}
+
+async fn a_segment_at_an_unreadable_event_is_counted<DB: TestDatabase>(db: Database<DB>) {
+    prepare(&db, &["a", "b"]).await;
+    let (damage, repair) = match DB::NAME {
+        "SQLite" => ("'no UUID'", "'a49c9f5c-5b1f-4a6a-8d52-7d4f2b9f8b53'"),
+        _ => ("'infinity'", "now()"),
+    };
+    let column = named::<DB, _>("event_id", "created_at");
+    let set =
+        |value: &str| format!("UPDATE events SET {column} = {value} WHERE global_position = 2");
+    db.execute(&set(damage)).await;
+    let name = named::<DB, _>("damaged_s", "damaged_p");
+    let start = || {
+        let model = Model::new(name).settings(impatient(0));
+        let worker = Worker::<DB>::builder(db.store.clone()).consumer(model);
+        Running::start(worker.snapshot_interval(Duration::from_millis(2)))
+    };
+    let running = start();
+    patiently("its state", until(|| is_only_in(name, "stopped"))).await;
+    wait_for_segments(name, [0.0, 0.0, 1.0]).await;
+    running.stop().await;
+    // A process that finds it stopped has tried nothing, and knows all the same.
+    RECORDED
+        .0
+        .0
+        .lock()
+        .unwrap()
+        .retain(|key, _| !key.contains(name));
+    let running = start();
+    wait_for_segments(name, [0.0, 0.0, 1.0]).await;
+    // The control: the row is repaired.
+    db.execute(&set(repair)).await;
+    Admin::new(db.store.clone()).resume(name).await.unwrap();
+    wait_for_segments(name, [0.0; 3]).await;
     running.stop().await;
 }
 
@@ -635,7 +727,7 @@ fn every_state_of_a_consumer_is_shown_and_alerted_on() {
         assert!(dashboard.contains(&shown), "{state} has no panel");
     }
     // The others pass by themselves, or were chosen by an operator.
-    let needs_no_one = ["running", "retrying", "waiting", "forgotten"];
+    let needs_no_one = ["running", "waiting", "forgotten"];
     let states_in = |line: &'static str| line.split('"').skip(1).step_by(2);
     let expressions = RULES
         .lines()
@@ -654,7 +746,7 @@ fn every_state_of_a_consumer_is_shown_and_alerted_on() {
 fn the_dashboard_shows_every_documented_metric() {
     let dashboard = include_str!("../../examples/grafana/consumers.json");
     let documented = documented();
-    assert_eq!(documented.len(), 18);
+    assert_eq!(documented.len(), 19);
     let source = include_str!("../../consumer/src/worker/metrics.rs");
     for name in documented {
         assert!(

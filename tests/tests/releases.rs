@@ -7,10 +7,10 @@ use std::time::Duration;
 use consumer::admin::{Admin, ConsumerStatus};
 use consumer::{ConsumerState, Formerly, OnError, Worker};
 use consumer_tests::{
-    Database, Running, TestConsumer, TestDatabase, impatient, judging, patiently, read_model,
-    run_once, test_on, until,
+    Database, Running, TestConsumer, TestDatabase, consumer, impatient, judging, patiently,
+    read_model, run_once, test_on, until,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 test_on!(
     [sqlite, postgres, through_a_pooler],
@@ -20,7 +20,9 @@ test_on!(
     attempts_of_another_release_leave_one_to_the_next,
     a_batch_records_the_process_that_saved_it,
     an_idle_worker_writes_no_row,
-    a_missing_worker_is_reported_only_if_events_wait
+    a_missing_worker_is_reported_only_if_events_wait,
+    a_worker_in_a_long_batch_is_not_missing,
+    a_worker_in_a_long_batch_without_tx_is_not_missing
 );
 
 test_on!(
@@ -358,31 +360,32 @@ async fn an_idle_worker_writes_no_row<DB: TestDatabase>(db: Database<DB>) {
 /// How long events have waited without a worker, as the status shows.
 async fn waited<DB: TestDatabase>(db: &Database<DB>) -> Option<Duration> {
     match status(db).await.state {
-        ConsumerState::NoWorker { waited } => Some(waited),
+        ConsumerState::NoWorker { waited, .. } => Some(waited),
         _ => None,
     }
 }
 
-async fn a_missing_worker_is_reported_only_if_events_wait<DB: TestDatabase>(db: Database<DB>) {
-    let is_postgres = db.url.starts_with("postgres");
-    let long_ago = if is_postgres {
-        (
-            "now() - interval '10 minutes'",
-            "now() - interval '10 minutes'",
-        )
-    } else {
-        (
+/// Makes the rows, or the events, ten minutes old.
+async fn age<DB: TestDatabase>(db: &Database<DB>, what: &str) {
+    let (rows, events) = match DB::NAME {
+        "SQLite" => (
             "CAST(unixepoch() * 1000 AS INTEGER) - 600000",
             "datetime('now', '-10 minutes')",
-        )
+        ),
+        _ => (
+            "now() - interval '10 minutes'",
+            "now() - interval '10 minutes'",
+        ),
     };
-    let age = async |what: &str| {
-        let sql = match what {
-            "rows" => format!("UPDATE consumer_progress SET updated_at = {}", long_ago.0),
-            _ => format!("UPDATE events SET created_at = {}", long_ago.1),
-        };
-        db.execute(&sql).await;
+    let sql = match what {
+        "rows" => format!("UPDATE consumer_progress SET updated_at = {rows}"),
+        _ => format!("UPDATE events SET created_at = {events}"),
     };
+    db.execute(&sql).await;
+}
+
+async fn a_missing_worker_is_reported_only_if_events_wait<DB: TestDatabase>(db: Database<DB>) {
+    let age = async |what: &str| age(&db, what).await;
     db.append("User", ["good"]).await;
     run_once(db.worker().consumer(read_model("users"))).await;
     age("rows").await;
@@ -399,4 +402,104 @@ async fn a_missing_worker_is_reported_only_if_events_wait<DB: TestDatabase>(db: 
     run_once(db.worker().consumer(stopping)).await;
     age("rows").await;
     assert_eq!(waited(&db).await, None, "it is stopped");
+}
+
+/// A consumer whose handler waits for the second event until it may go on, and what it tells when it waits.
+struct Held {
+    entered: Arc<Notify>,
+    gate: Arc<Semaphore>,
+}
+
+impl Held {
+    fn new() -> Self {
+        Self {
+            entered: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    fn users<DB: TestDatabase>(&self) -> TestConsumer<DB> {
+        let (entered, gate) = (Arc::clone(&self.entered), Arc::clone(&self.gate));
+        consumer("users", move |_, _, _| {
+            let (entered, gate) = (Arc::clone(&entered), Arc::clone(&gate));
+            Box::pin(async move {
+                entered.notify_one();
+                gate.acquire().await?.forget();
+                Ok(())
+            })
+        })
+    }
+
+    /// Runs it on one event, and leaves it another that has waited for ten minutes.
+    async fn prepare<DB: TestDatabase>(&self, db: &Database<DB>, users: TestConsumer<DB>) {
+        self.gate.add_permits(1);
+        db.append("User", ["a"]).await;
+        run_once(db.worker().consumer(users).release("before")).await;
+        self.entered.notified().await;
+        db.append("User", ["b"]).await;
+        age(db, "events").await;
+        age(db, "rows").await;
+    }
+}
+
+/// The control is the same state before the worker starts.
+async fn a_worker_in_a_long_batch_is_not_missing<DB: TestDatabase>(db: Database<DB>) {
+    let held = Held::new();
+    held.prepare(&db, held.users()).await;
+    let before = status(&db).await;
+    let may_be_busy = DB::NAME == "SQLite";
+    let is_missing = |status: &ConsumerStatus| {
+        let state = &status.state;
+        matches!(state, ConsumerState::NoWorker { may_be_busy: told, .. } if *told == may_be_busy)
+    };
+    assert!(is_missing(&before), "{before:?}");
+    let told = (!may_be_busy).then_some(false);
+    assert_eq!(before.segments[0].is_claimed, told);
+
+    let worker = Running::start(db.worker().consumer(held.users()).release("after"));
+    patiently("the handler waits", held.entered.notified()).await;
+    let during = status(&db).await;
+    assert_eq!(during.workers[0].release, "before");
+    if may_be_busy {
+        // SQLite does not tell that there is a claim, so no one is said to be missing.
+        assert!(is_missing(&during), "{during:?}");
+        let text = during.state.to_string();
+        assert!(text.contains("no batch has ended"), "{text}");
+    } else {
+        assert_eq!(during.state, ConsumerState::Running);
+        let segment = &during.segments[0];
+        assert_eq!(segment.is_claimed, Some(true));
+        let time = segment.claimed_for.expect("the time of its own session");
+        assert!(time < Duration::from_mins(3), "{time:?}");
+        let json = serde_json::to_value(segment).unwrap();
+        assert_eq!(json["is_claimed"], true);
+        assert!(json["claimed_for"].is_number(), "{json}");
+    }
+    held.gate.add_permits(1);
+    patiently("it catches up", worker.caught_up())
+        .await
+        .unwrap();
+    worker.stop().await;
+    let after = status(&db).await;
+    assert_eq!(after.state, ConsumerState::Running);
+    assert_eq!(after.segments[0].is_claimed, told);
+    assert_eq!(after.workers[0].release, "after");
+}
+
+/// Without a claim that would keep other writers out, its mark tells on SQLite too.
+async fn a_worker_in_a_long_batch_without_tx_is_not_missing<DB: TestDatabase>(db: Database<DB>) {
+    let held = Held::new();
+    held.prepare(&db, held.users().without_tx()).await;
+    let users = held.users().without_tx();
+    let worker = Running::start(db.worker().consumer(users).release("after"));
+    patiently("the handler waits", held.entered.notified()).await;
+    let during = status(&db).await;
+    assert_eq!(during.state, ConsumerState::Running);
+    assert_eq!(during.segments[0].is_claimed, Some(true));
+    held.gate.add_permits(1);
+    patiently("it catches up", worker.caught_up())
+        .await
+        .unwrap();
+    worker.stop().await;
+    assert_ne!(status(&db).await.segments[0].is_claimed, Some(true));
 }

@@ -87,6 +87,8 @@ impl Pages {
         if filling == Filling::Normal {
             builder = builder.consumer(declared::Seats);
             paths.push(("declared", "/consumers/seats/1".to_owned()));
+            let results = ["retried", "refused"].into_iter().zip(&RESULTS);
+            paths.extend(results.map(|(name, result)| (name, result.address.to_owned())));
         }
         Self {
             name: filling.name().to_owned(),
@@ -127,9 +129,56 @@ impl Pages {
         all
     }
 
+    /// Opens a page, or sends a form from one and shows the result.
     async fn open(&self, browser: &Browser, path: &str) {
-        let url = format!("http://{}{path}", self.served.address);
+        let sent = RESULTS.iter().find(|result| result.address == path);
+        let page = sent.map_or(path, |result| result.page);
+        let url = format!("http://{}{page}", self.served.address);
         browser.open(&url).await;
+        if let Some(result) = sent {
+            browser.run(&result.script()).await;
+            browser.shows(result.shows).await;
+        }
+    }
+}
+
+/// The page that answers a form.
+struct FormResult {
+    /// A page with forms.
+    page: &'static str,
+    /// Where the form goes.
+    address: &'static str,
+    has_token: bool,
+    shows: &'static str,
+}
+
+/// Of the normal filling.
+const RESULTS: [FormResult; 2] = [
+    FormResult {
+        page: "/consumers/notifications.mail/1/parked",
+        address: "/consumers/notifications.mail/1/retry-parked",
+        has_token: true,
+        shows: "0 events handled",
+    },
+    FormResult {
+        page: "/consumers/billing.invoices/1",
+        address: "/consumers/billing.invoices/1/pause",
+        has_token: false,
+        shows: "was sent before, or its page is too old",
+    },
+];
+
+impl FormResult {
+    /// Sends the form, with the token of the page or without one.
+    fn script(&self) -> String {
+        let (address, has_token) = (self.address, self.has_token);
+        format!(
+            "const form = document.createElement('form');
+             Object.assign(form, {{ method: 'post', action: '{address}' }});
+             if ({has_token}) form.append(document.querySelector('input[name=token]'));
+             document.body.append(form);
+             form.submit();"
+        )
     }
 }
 
@@ -169,6 +218,17 @@ async fn axe_finds_no_violation_on_any_page() {
     let Some(axe) = axe() else {
         return;
     };
+    // The control: a page with a picture that nothing describes, in a language that it does not name.
+    let broken = || async { axum::response::Html("<title>Broken</title><img src=x>") };
+    let broken = axum::Router::new().route("/", axum::routing::get(broken));
+    let broken = Served::router(broken).await;
+    browser.open(&format!("http://{}/", broken.address)).await;
+    let found = violations(&browser, &axe, "the broken page", 1280).await;
+    for known in ["image-alt", "html-has-lang"] {
+        let is_known = |violation: &String| violation.contains(known);
+        assert!(found.iter().any(is_known), "no {known} in {found:#?}");
+    }
+
     let all = Pages::all().await;
     let mut found = Vec::new();
     for screen in [(1280, false), (360, true)] {
@@ -347,6 +407,45 @@ async fn every_screen_of_the_commands_fits_its_terminal() {
         }
     }
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// The screens that are drawn again and again, until they are interrupted.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_screen_that_is_redrawn_fits_its_terminal() {
+    for (filling, line) in [
+        (Filling::Empty, "status --watch 0.2"),
+        (Filling::Normal, "status --watch 0.2"),
+        (Filling::Normal, "status --watch 0.2 --processes"),
+        (Filling::Normal, "rebuild accounts --of-version 2 --watch"),
+        (Filling::Overfull, "status --watch 0.2"),
+    ] {
+        let db = filling.database().await;
+        let variables = [
+            ("TEST_OPERATOR_URL", db.url.as_str()),
+            ("TEST_FILLING", filling.name()),
+        ];
+        for columns in [80, 140] {
+            let program = env!("CARGO_BIN_EXE_test_operator");
+            let command = format!("timeout -s INT 4 {program} consumers {line}");
+            let text = Terminal { columns }.run(&command, &variables);
+            let frames = text.split("\x1b[H\x1b[2J").skip(1);
+            let drawn = match frames.last() {
+                Some(last) => plain(last),
+                None => plain(&text),
+            };
+            let shown = if line.starts_with("rebuild") {
+                " of 901, "
+            } else {
+                "the log is settled"
+            };
+            assert!(drawn.contains(shown), "{columns} `{line}`: {text:?}");
+            // A bar is drawn over itself.
+            for row in drawn.split(['\n', '\r']) {
+                let is_wide = is_wide_row(row, columns);
+                assert!(!is_wide, "{} {columns} `{line}`: {row}", filling.name());
+            }
+        }
+    }
 }
 
 /// Whether a line ends in blanks; a question does, so that the answer is not beside it.

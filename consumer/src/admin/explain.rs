@@ -48,17 +48,22 @@ pub struct Explanation {
     pub checkpoint: Option<i64>,
     /// The handlers that take it, where the consumer is declared in this program with `#[consumer]`.
     pub handlers: Vec<HandlerSite>,
+    /// Whether the consumer is declared in this program with `#[consumer]`, and no handler of it takes the event.
+    pub is_without_handler: bool,
 }
 
 impl Explanation {
     /// The outcome in words, with the consumer in the commands that help.
     #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
     pub(crate) fn outcome_text(&self) -> String {
-        let Outcome::WaitingForRelease { event } = &self.outcome else {
-            return self.outcome.to_string();
-        };
-        let waits = waits_for_release(&on_command_line(&self.consumer), event);
-        format!("not handled yet: the consumer {waits}")
+        match &self.outcome {
+            Outcome::WaitingForRelease { event } => {
+                let waits = waits_for_release(&on_command_line(&self.consumer), event);
+                format!("not handled yet: the consumer {waits}")
+            }
+            Outcome::Handled if self.is_without_handler => "passed over: no handler of this program takes it, so it was handled only if another release had one for it".to_owned(),
+            outcome => outcome.to_string(),
+        }
     }
 
     /// The commands that help with the event.
@@ -167,7 +172,7 @@ impl fmt::Display for Outcome {
             }
             Self::OutOfScope => f.write_str("not handled: its aggregate type is not in the scope"),
             Self::Handled => f.write_str(
-                "handled, or skipped by the error policy, an operator or `start_from = \"now\"`",
+                "handled, or skipped by the error policy, an operator or `start_from = \"now\"` (a skip is only recorded in the log of its worker)",
             ),
             Self::PassedOver => f.write_str(
                 "not handled: its aggregate type came into the scope after the checkpoint had passed it; `rebuild` handles it",
@@ -259,6 +264,7 @@ impl<DB: Backend> Admin<DB> {
             is_replay: false,
             checkpoint: rows.iter().map(|row| row.checkpoint.position).min(),
             handlers: Vec::new(),
+            is_without_handler: false,
             consumer: consumer.clone(),
         };
         let Some(event) = event else {
@@ -292,10 +298,12 @@ impl<DB: Backend> Admin<DB> {
         };
         explanation.outcome = situation.outcome(&self.scope_of_one(&consumer, row));
         explanation.checkpoint = row.map(|row| row.position);
-        explanation.handlers = match explanation.outcome {
-            Outcome::OutOfScope => Vec::new(),
+        let takers = match explanation.outcome {
+            Outcome::OutOfScope => None,
             _ => handlers(&consumer, event),
         };
+        explanation.is_without_handler = takers.as_ref().is_some_and(Vec::is_empty);
+        explanation.handlers = takers.unwrap_or_default();
         explanation.event = Some(ExplainedEvent {
             aggregate_type: event.aggregate_type.to_string(),
             aggregate_id: event.aggregate_id.clone(),
@@ -386,12 +394,11 @@ impl Situation<'_> {
     }
 }
 
-fn handlers(consumer: &ConsumerId, event: &PersistedEvent) -> Vec<HandlerSite> {
-    let Some(entry) = declared(&consumer.name, consumer.version) else {
-        return Vec::new();
-    };
+/// The handlers that take an event; `None` if the consumer is not declared in this program.
+fn handlers(consumer: &ConsumerId, event: &PersistedEvent) -> Option<Vec<HandlerSite>> {
+    let entry = declared(&consumer.name, consumer.version)?;
     let takers = entry.knowledge.takers(event.format());
-    takers.into_iter().map(HandlerSite::from).collect()
+    Some(takers.into_iter().map(HandlerSite::from).collect())
 }
 
 impl From<&HandlerShape> for HandlerSite {

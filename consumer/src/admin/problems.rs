@@ -48,13 +48,23 @@ pub(crate) fn problems_besides_failures(one: &ConsumerStatus) -> impl Iterator<I
 }
 
 fn no_worker(one: &ConsumerStatus) -> Option<Problem> {
-    let ConsumerState::NoWorker { waited } = one.state else {
+    let ConsumerState::NoWorker {
+        waited,
+        may_be_busy,
+    } = one.state
+    else {
         return None;
     };
-    Some(Problem::Is(format!(
-        "events have waited {} and no worker has claimed them; start a worker that runs this consumer",
-        duration(waited)
-    )))
+    let waited = duration(waited);
+    Some(Problem::Is(if may_be_busy {
+        format!(
+            "events have waited {waited} and no batch has ended for as long; start a worker that runs this consumer, unless one is in a batch that takes so long"
+        )
+    } else {
+        format!(
+            "events have waited {waited} and no worker has claimed them; start a worker that runs this consumer"
+        )
+    }))
 }
 
 fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {

@@ -118,7 +118,8 @@ pub struct ConsumerStatus {
     pub scope: Vec<String>,
     /// Its group in the code.
     pub group: Option<&'static str>,
-    /// Events of its scope handled per second since an earlier status; `None` without one.
+    /// Events of its scope handled per second since an earlier status; `None` without one, or if it has
+    /// handled more than 1,000,000 events since then.
     pub rate: Option<f64>,
     /// How long ago its checkpoint was last written.
     #[serde(serialize_with = "seconds")]
@@ -151,6 +152,14 @@ pub struct SegmentStatus {
     pub saved_ago: Option<Duration>,
     /// The process that last handled events of it.
     pub worker: Option<WorkerStatus>,
+    /// Whether it is claimed: a batch of it, or a command of an operator, is in progress. `None` if that is
+    /// unknown, as on SQLite unless its handler does not use the transaction.
+    pub is_claimed: Option<bool>,
+    /// How long it has been claimed, if the database tells.
+    #[serde(serialize_with = "seconds")]
+    pub claimed_for: Option<Duration>,
+    /// The event that failed last, unless it has been handled since.
+    pub failing: Option<Failing>,
 }
 
 impl SegmentStatus {
@@ -162,6 +171,9 @@ impl SegmentStatus {
             parked: u64::try_from(row.parked).unwrap_or(0),
             saved_ago: Some(millis(row.saved_ago)),
             worker: row.worker.as_ref().map(WorkerStatus::of),
+            is_claimed: row.is_claimed,
+            claimed_for: row.claimed_for,
+            failing: failing(row),
         }
     }
 }
@@ -225,6 +237,19 @@ pub(crate) fn processes_of(
 }
 
 impl ConsumerStatus {
+    /// The number of its segments that have a batch in progress, and how long the longest of them has taken as far
+    /// as that is known; `None` if there is none.
+    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
+    pub(crate) fn batches(&self) -> Option<(u64, Option<Duration>)> {
+        let claimed = self
+            .segments
+            .iter()
+            .filter(|one| one.is_claimed == Some(true));
+        let count = claimed.clone().count() as u64;
+        let longest = claimed.filter_map(|one| one.claimed_for).max();
+        (count > 0).then_some((count, longest))
+    }
+
     /// Shows that it is held back, unless it cannot run for another reason.
     fn hold_back(&mut self, held_back: Option<&HeldBack>) {
         if let Some(held_back) = held_back
@@ -319,18 +344,20 @@ impl<DB: Backend> Admin<DB> {
     /// Those of [`status`](Self::status).
     pub async fn status_since(&self, before: &Status) -> Result<Status, AdminError> {
         let mut status = self.status().await?;
-        self.add_rates(&mut status, before).await?;
+        self.add_rates(&mut status, before, MOST_COUNTED).await?;
         Ok(status)
     }
 
-    /// Adds the rate of each consumer since an earlier status.
+    /// Adds the rate of each consumer since an earlier status. One that has handled more events than are
+    /// counted has none.
     pub(crate) async fn add_rates(
         &self,
         status: &mut Status,
         before: &Status,
+        most_counted: i64,
     ) -> Result<(), AdminError> {
         let seconds = (status.looked_at - before.looked_at).as_secs_f64();
-        let mut reader = self.log_reader(MOST_COUNTED).await?;
+        let mut reader = self.log_reader(most_counted).await?;
         for one in &mut status.consumers {
             let mut earlier = before.consumers.iter();
             let earlier = earlier.find(|other| other.id == one.id);
@@ -343,9 +370,11 @@ impl<DB: Backend> Admin<DB> {
                 up_to,
                 scope: &one.scope,
             };
+            let handled = reader.count(part, most_counted.saturating_add(1)).await?;
+            let is_known = handled <= most_counted && seconds > 0.0;
             #[allow(clippy::cast_precision_loss)] // a rate for people
-            let handled = reader.count(part, MOST_COUNTED).await? as f64;
-            one.rate = (seconds > 0.0).then(|| handled / seconds);
+            let rate = is_known.then(|| handled as f64 / seconds);
+            one.rate = rate;
         }
         Ok(())
     }
@@ -375,7 +404,10 @@ impl<DB: Backend> Admin<DB> {
             (
                 Some(waited),
                 ConsumerState::Running | ConsumerState::Rebuilding | ConsumerState::Retrying { .. },
-            ) => ConsumerState::NoWorker { waited },
+            ) => ConsumerState::NoWorker {
+                waited,
+                may_be_busy: rows.iter().any(|row| row.is_claimed.is_none()),
+            },
             (_, state) => state,
         };
         Ok(Some(ConsumerStatus {
@@ -500,7 +532,7 @@ impl<DB: Backend> Admin<DB> {
 fn unattended(rows: &[Row], lag: Lag, settled: Lag) -> Option<Duration> {
     let seen_ago = rows.iter().map(|row| millis(row.saved_ago)).min();
     let waited = seen_ago.zip(lag.time).map(|(seen, event)| seen.min(event));
-    let is_busy = |row: &Row| row.is_claimed || row.retry_in.is_some();
+    let is_busy = |row: &Row| row.is_claimed == Some(true) || row.retry_in.is_some();
     let is_left = settled.events > 0 && !rows.iter().any(is_busy);
     waited.filter(|waited| is_left && *waited >= PRESENT_FOR)
 }

@@ -13,7 +13,7 @@ pub struct Dialect {
     pub(crate) ms_until: &'static str,
     /// `{in $ ms}`: the time that many milliseconds from now.
     pub(crate) in_ms: &'static str,
-    /// `{event age}`: how long ago an event was stored, in milliseconds.
+    /// `{event age}`: how long ago an event was stored, in milliseconds; NULL if its time cannot be read.
     pub(crate) event_age: &'static str,
     /// `{greatest}`: the function that returns the greatest of its arguments.
     pub(crate) greatest: &'static str,
@@ -23,8 +23,6 @@ pub struct Dialect {
     pub(crate) for_update_skip_locked: &'static str,
     /// `{indexed $}`: whether the index on the aggregates of parked events has a row.
     pub(crate) indexed: &'static str,
-    /// `{claimed $}`: whether a transaction has the lock of a row.
-    pub(crate) claimed: &'static str,
     /// `{message $}`: a parameter that `Driver::bind_message` has bound.
     pub(crate) message: &'static str,
     /// A value of the log, `$`, as [`LogRows`](super::log_rows::LogRows) decodes it.
@@ -58,7 +56,6 @@ impl Dialect {
             ("ms until ", "", self.ms_until),
             ("in ", " ms", self.in_ms),
             ("indexed ", "", self.indexed),
-            ("claimed ", "", self.claimed),
             ("message ", "", self.message),
         ];
         phrases.into_iter().find_map(|(before, after, phrase)| {

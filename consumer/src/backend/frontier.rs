@@ -119,7 +119,8 @@ pub trait Frontier: Events {
         };
         async move {
             let row = query.fetch_optional(connection).await?;
-            row.map(|row| Self::read(&row, "age")).transpose()
+            let age = row.map(|row| Self::read(&row, "age")).transpose()?;
+            Ok(age.flatten())
         }
     }
 

@@ -21,8 +21,12 @@ pub(crate) type LogRow = Result<PersistedEvent, UnreadableEvent>;
 /// An event that cannot be decoded, such as one with a time that no program can represent.
 #[derive(Clone, Debug)]
 pub struct UnreadableEvent {
-    /// The parts of it that can be decoded: position, aggregate, type, id and time, as far as possible.
+    /// The parts of it that can be decoded.
     pub(crate) event: PersistedEvent,
+    /// Whether its payload is one of them.
+    pub(crate) has_payload: bool,
+    /// Whether its time is one of them.
+    pub(crate) has_time: bool,
     /// The event's aggregate type, unless that is what cannot be decoded.
     pub(crate) aggregate_type: Option<Arc<str>>,
     /// The reason.
@@ -43,6 +47,24 @@ impl From<UnreadableEvent> for StoreError {
 #[cfg(feature = "worker")]
 pub(crate) fn readable_event(row: &LogRow) -> &PersistedEvent {
     row.as_ref().unwrap_or_else(|unreadable| &unreadable.event)
+}
+
+/// The payload of a row, unless it cannot be decoded.
+#[cfg(any(feature = "cli", feature = "dashboard"))]
+pub(crate) fn readable_payload(row: &LogRow) -> Option<&Bytes> {
+    match row {
+        Ok(event) => Some(&event.payload),
+        Err(unreadable) => unreadable.has_payload.then_some(&unreadable.event.payload),
+    }
+}
+
+/// The time of a row, unless it cannot be decoded.
+#[cfg(any(feature = "cli", feature = "dashboard"))]
+pub(crate) fn readable_time(row: &LogRow) -> Option<DateTime<Utc>> {
+    match row {
+        Ok(event) => Some(event.created_at),
+        Err(unreadable) => unreadable.has_time.then_some(unreadable.event.created_at),
+    }
 }
 
 /// The position of a row.
@@ -85,18 +107,26 @@ pub trait LogRows: Driver {
             };
             UnreadableEvent {
                 event: PersistedEvent::new(event),
+                has_payload: Self::payload(row, 7).is_ok(),
+                has_time: Self::time(row, 12).is_ok(),
                 aggregate_type,
                 error: Arc::new(error.into()),
             }
         }))
     }
 
-    /// Decodes what can be decoded of an event's place in its aggregate, of its id, and of its time.
+    /// Decodes what can be decoded of an event besides its position and types.
     fn readable_part(row: &Self::Row) -> EventRecord {
         EventRecord {
             aggregate_id: Self::read_at(row, 2).unwrap_or_default(),
             aggregate_version: Self::integer(row, 3).unwrap_or_default(),
             event_id: Self::event_id(row, 4).unwrap_or_default(),
+            event_version: event_version::<Self>(row, 6).unwrap_or(1),
+            payload: Self::payload(row, 7).unwrap_or_default(),
+            trace_id: Self::read_at(row, 8).unwrap_or_default(),
+            correlation_id: Self::read_at(row, 9).unwrap_or_default(),
+            causation_id: Self::read_at(row, 10).unwrap_or_default(),
+            metadata: Self::metadata(row, 11).unwrap_or_default(),
             // Any time long ago would be reported as lag.
             created_at: Self::time(row, 12).unwrap_or_else(|_| SystemTime::now().into()),
             ..EventRecord::default()

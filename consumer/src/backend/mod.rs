@@ -120,6 +120,8 @@ pub use self::log_problem::LogProblem;
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
+#[cfg(any(feature = "cli", feature = "dashboard"))]
+pub(crate) use self::log_rows::{readable_payload, readable_time};
 pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::migrations::{check_mapping, check_use};

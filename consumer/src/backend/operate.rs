@@ -10,10 +10,17 @@ use super::renames::RETIRE_FORGOTTEN;
 use super::rows::{ConsumerId, Lock, ParkedRow, Row, SegmentId, State, Taken, on_consumer, on_row};
 use super::sql::{Statement, statements};
 
-const ROWS: &str = "
+/// All checkpoint rows of the log, `p`, with for how many milliseconds each has been claimed: -1 if it is claimed and
+/// that is unknown, -2 if it is not claimed, and NULL if the database does not tell.
+macro_rules! rows {
+    ($claimed:literal) => {
+        concat!(
+            "
     SELECT p.consumer, p.version, p.slice_from, {checkpoint}, p.hold_at,
            p.worker_host, p.worker_pid, p.worker_release, {ms since p.worker_at} AS worker_ago,
-           {claimed p} AS is_claimed,
+           ",
+            $claimed,
+            " AS claimed_for,
            (SELECT k.position FROM {pending} AS k
              WHERE k.consumer = p.consumer AND k.version = p.version
                AND k.slice_from = p.slice_from AND k.position > p.position) AS pending,
@@ -33,7 +40,12 @@ const ROWS: &str = "
                   AND k.slice >= p.slice_from AND k.slice < p.slice_to) AS k) AS parked_aggregates
       FROM {progress} AS p
      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')
-     ORDER BY p.consumer, p.version, p.slice_from";
+     ORDER BY p.consumer, p.version, p.slice_from"
+        )
+    };
+}
+
+pub(crate) use rows;
 
 /// A consumer that runs again gets all its attempts, and the last error is gone. The epoch keeps out what
 /// was read before, which may have been changed to get it going.
@@ -119,7 +131,7 @@ pub(super) const ACTIVATE: &str = "
 statements! {
     /// The operator's statements, with the names of the mapping.
     pub OperateStatements for DB: Operate {
-        rows: ROWS,
+        rows: DB::ROWS,
         lock: DB::LOCK,
         set_state: SET_STATE,
         pass: PASS,
@@ -158,6 +170,9 @@ impl OperateStatements {
 ///
 /// SQL that is the same in both dialects is written here; a database adds the rest.
 pub trait Operate: Driver {
+    /// The [`rows`] with how this database tells of claims.
+    const ROWS: &'static str;
+
     /// Locks the rows of version `$2` of consumer `$1`.
     const LOCK: &'static str;
 

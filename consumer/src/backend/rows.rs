@@ -588,8 +588,10 @@ pub struct Row {
     pub(crate) pending: Option<i64>,
     /// The process that last saved the row after a claim.
     pub(crate) worker: Option<Presence>,
-    /// Whether a worker or an operator has claimed it now, as far as the database shows.
-    pub(crate) is_claimed: bool,
+    /// Whether a worker or an operator has claimed it now; `None` if the database does not show that.
+    pub(crate) is_claimed: Option<bool>,
+    /// How long it has been claimed, if that is known.
+    pub(crate) claimed_for: Option<Duration>,
 }
 
 /// A process that worked on a checkpoint row, and when.
@@ -627,11 +629,12 @@ impl Row {
     pub(crate) fn other_release(&self, own: &str) -> Option<&Arc<str>> {
         let Presence { process, ago } = self.worker.as_ref()?;
         let is_recent = u128::try_from(*ago).unwrap_or(0) < PRESENT_FOR.as_millis();
-        let is_present = self.is_claimed || is_recent;
+        let is_present = self.is_claimed == Some(true) || is_recent;
         (is_present && *process.release != *own).then_some(&process.release)
     }
 
     pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        let claimed_for: Option<i64> = DB::read(row, "claimed_for")?;
         Ok(Self {
             checkpoint: Checkpoint::decode::<DB>(row)?,
             retry_in: retry_in::<DB>(row)?,
@@ -641,7 +644,10 @@ impl Row {
             parked_aggregates: DB::read(row, "parked_aggregates")?,
             pending: DB::read(row, "pending")?,
             worker: Presence::decode::<DB>(row)?,
-            is_claimed: DB::read(row, "is_claimed")?,
+            is_claimed: claimed_for.map(|time| time > -2),
+            claimed_for: claimed_for
+                .and_then(|time| u64::try_from(time).ok())
+                .map(Duration::from_millis),
         })
     }
 }

@@ -93,6 +93,10 @@ pub(super) enum Command {
     /// Serves the state of the consumers to a browser
     #[cfg(feature = "dashboard")]
     Dashboard(Dashboard),
+    /// Says how to get the command `dashboard`
+    #[cfg(not(feature = "dashboard"))]
+    #[command(hide = true)]
+    Dashboard(NoDashboard),
     /// Creates or updates the tables
     Migrate(Migrate),
     /// Prints a shell completion script
@@ -295,6 +299,14 @@ pub(super) struct Dashboard {
     /// Allows every action, such as pausing a consumer
     #[arg(long)]
     pub(super) allow_actions: bool,
+}
+
+#[cfg(not(feature = "dashboard"))]
+#[derive(Debug, Args)]
+pub(super) struct NoDashboard {
+    /// The options of the command
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _options: Vec<String>,
 }
 
 #[derive(Debug, Args)]

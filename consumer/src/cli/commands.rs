@@ -7,6 +7,8 @@ use super::args::{
     SkipEvent, StartNew,
 };
 use super::console::Console;
+#[cfg(not(feature = "dashboard"))]
+use super::error::CommandError;
 use super::error::Outcome;
 use super::exit::Exit;
 use super::tables;
@@ -27,6 +29,10 @@ impl Command {
             let consumers = builder.consumers().iter();
             let names: Vec<&str> = consumers.map(|one| &*one.declaration.name).collect();
             return Ok(print(console, completions.own_script(&names)));
+        }
+        #[cfg(not(feature = "dashboard"))]
+        if let Self::Dashboard(_) = &self {
+            return Err(CommandError::NoDashboard);
         }
         builder.resolve()?;
         let admin = Admin::with_code(&builder);
@@ -71,10 +77,9 @@ impl Command {
             Self::Rename(rename) => rename.run(admin, console).await,
             Self::StartNew(start) => start.run(admin, console).await,
             Self::Forget(forget) => forget.run(admin, console).await,
-            #[cfg(feature = "dashboard")]
-            Self::Dashboard(_) => Ok(Exit::Done),
             // `run` has handled these.
             Self::Run(_)
+            | Self::Dashboard(_)
             | Self::List(_)
             | Self::Rebuild(_)
             | Self::Migrate(_)

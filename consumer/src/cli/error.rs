@@ -25,6 +25,11 @@ pub(super) enum CommandError {
     #[cfg(feature = "dashboard")]
     #[error(transparent)]
     Serve(#[from] crate::dashboard::serve::ServeError),
+    #[cfg(not(feature = "dashboard"))]
+    #[error(
+        "this program has no dashboard; build it with the feature `dashboard` of the crate `consumer`, beside `cli`"
+    )]
+    NoDashboard,
     #[error("{0}")]
     Usage(String),
     #[error(
@@ -72,6 +77,8 @@ impl CommandError {
         match self {
             Self::Declined | Self::NothingToRebuild(_) => Exit::Refused,
             Self::Usage(_) => Exit::Usage,
+            #[cfg(not(feature = "dashboard"))]
+            Self::NoDashboard => Exit::Usage,
             #[cfg(feature = "dashboard")]
             Self::Serve(error) if error.is_refused() => Exit::Refused,
             Self::Admin(error) => exit_of(error),

@@ -28,7 +28,8 @@ impl Parked {
             }
             Self::Show(EventOf { consumer, position }) => {
                 let consumer = admin.find(consumer.target()).await?;
-                let (parked, event) = admin.parked_event(&consumer, position).await?;
+                let (parked, _) = admin.parked_event(&consumer, position).await?;
+                let event = admin.event_at(position).await?;
                 Ok(print(
                     console,
                     tables::parked_event(&consumer, &parked, event.as_ref()),

@@ -1,5 +1,7 @@
 //! The human-readable output of the commands.
 
+use std::time::Duration;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table,
@@ -14,8 +16,8 @@ use crate::admin::{
     ConsumerId, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent, Status,
     UnknownEvents, by_aggregate, processes_of,
 };
-use crate::backend::{LogRow, Schema};
-use crate::contract::{OnError, PersistedEvent};
+use crate::backend::{LogRow, Schema, readable_event, readable_payload, readable_time};
+use crate::contract::OnError;
 use crate::registry::{Declaration, Registered};
 use crate::worker::Tone;
 
@@ -281,13 +283,26 @@ pub(super) fn status(console: &Console, status: &Status) -> String {
     if status.log != Schema::default().log_name() {
         text.insert_str(0, &format!("log {}\n\n", status.log));
     }
-    for line in status.consumers.iter().flat_map(problems) {
+    let batches = status.consumers.iter().filter_map(long_batch);
+    for line in status.consumers.iter().flat_map(problems).chain(batches) {
         text.push_str("\n\n");
         text.push_str(&line);
     }
     text.push_str("\n\n");
     text.push_str(&frontier(&status.frontier));
     text
+}
+
+/// A batch that takes long, which would not show otherwise before it ends.
+fn long_batch(one: &ConsumerStatus) -> Option<String> {
+    const LONG: Duration = Duration::from_secs(10);
+    let (_, longest) = one.batches()?;
+    let longest = longest.filter(|longest| *longest >= LONG)?;
+    let id = &one.id;
+    Some(format!(
+        "{id}: a batch has been in progress for {}",
+        duration(longest)
+    ))
 }
 
 fn status_table(console: &Console, status: &Status) -> String {
@@ -334,9 +349,10 @@ fn name(status: &Status, one: &ConsumerStatus) -> String {
 
 /// The processes that handled events, the most recent first.
 pub(super) fn processes(console: &Console, status: &Status) -> String {
+    let batches = batches(status);
     let processes = processes_of(&status.consumers);
     if processes.is_empty() {
-        return "no process has handled an event yet".to_owned();
+        return format!("no process has handled an event yet{batches}");
     }
     let layout = Layout {
         console,
@@ -354,7 +370,22 @@ pub(super) fn processes(console: &Console, status: &Status) -> String {
             cell(names.join(", ")),
         ]
     });
-    layout.text(&rows.collect::<Vec<_>>())
+    layout.text(&rows.collect::<Vec<_>>()) + &batches
+}
+
+/// The batches that are in progress, whose processes are not known yet.
+fn batches(status: &Status) -> String {
+    let of_one = |one: &ConsumerStatus| {
+        let (batches, longest) = one.batches()?;
+        let time = longest.map_or_else(String::new, |time| format!(", for {}", duration(time)));
+        let name = name(status, one);
+        Some(format!("{name} ({}{time})", count(batches, "segment")))
+    };
+    let all: Vec<String> = status.consumers.iter().filter_map(of_one).collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    format!("\n\nin a batch now: {}", all.join(", "))
 }
 
 /// The events of the log that the program does not know.
@@ -451,15 +482,16 @@ pub(super) fn explanation(explanation: &Explanation, row: Option<&LogRow>) -> St
     } else {
         "is replay   no".to_owned()
     });
+    if explanation.is_without_handler {
+        lines.push("handler     none takes it".to_owned());
+    }
     lines.extend(explanation.handlers.iter().map(|handler| {
         format!(
             "handler     {} at {}:{}",
             handler.method, handler.file, handler.line
         )
     }));
-    if let Some(Ok(event)) = row {
-        lines.extend(content(event));
-    }
+    lines.extend(row.into_iter().flat_map(content));
     lines.join("\n")
 }
 
@@ -536,7 +568,7 @@ fn waits(failed: Option<&ParkedEvent>, later: usize) -> String {
 pub(super) fn parked_event(
     consumer: &ConsumerId,
     parked: &ParkedEvent,
-    event: Option<&PersistedEvent>,
+    row: Option<&LogRow>,
 ) -> String {
     let mut lines = vec![
         format!("position    {}", parked.position),
@@ -552,11 +584,12 @@ pub(super) fn parked_event(
     lines.extend(error.map(|error| format!("error       {}", one_line(error))));
     let next = ways_out_of_parking(consumer, parked.position);
     lines.push(format!("next        {next}"));
-    match event {
-        None => lines.push("event       no longer in the log, or it cannot be decoded".to_owned()),
-        Some(event) => {
+    match row {
+        None => lines.push("event       no longer in the log".to_owned()),
+        Some(row) => {
+            let event = readable_event(row);
             lines.push(event_line(&event.event_type, event.event_version));
-            lines.extend(content(event));
+            lines.extend(content(row));
         }
     }
     lines.join("\n")
@@ -570,19 +603,33 @@ fn aggregate_line(aggregate_type: &str, id: &str) -> String {
     format!("aggregate   {} {}", one_line(aggregate_type), one_line(id))
 }
 
-fn content(event: &PersistedEvent) -> [String; 3] {
-    [
-        format!("event id    {}", event.event_id),
-        format!("created at  {}", event.created_at.to_rfc3339()),
-        format!("payload     {}", payload(event)),
-    ]
+/// What can be decoded of an event.
+fn content(row: &LogRow) -> Vec<String> {
+    let event = readable_event(row);
+    let unreadable = row.as_ref().err();
+    let unknown = || "cannot be decoded".to_owned();
+    let id = Some(event.event_id).filter(|id| row.is_ok() || !id.is_nil());
+    let time = readable_time(row).map(|time| time.to_rfc3339());
+    let error = unreadable.map(|row| format!("unreadable  {}", one_line(&row.error.to_string())));
+    let rest = [
+        format!(
+            "event id    {}",
+            id.map_or_else(unknown, |id| id.to_string())
+        ),
+        format!("created at  {}", time.unwrap_or_else(unknown)),
+        format!(
+            "payload     {}",
+            readable_payload(row).map_or_else(unknown, |bytes| payload(bytes))
+        ),
+    ];
+    error.into_iter().chain(rest).collect()
 }
 
-fn payload(event: &PersistedEvent) -> String {
+fn payload(payload: &[u8]) -> String {
     /// More would only scroll away what is before it.
     const MOST_SHOWN: usize = 16 * 1024;
-    let size = count(event.payload.len() as u64, "byte");
-    let Ok(text) = std::str::from_utf8(&event.payload) else {
+    let size = count(payload.len() as u64, "byte");
+    let Ok(text) = std::str::from_utf8(payload) else {
         return format!("{size} that are not text");
     };
     match text.get(..text.floor_char_boundary(MOST_SHOWN)) {

@@ -28,7 +28,11 @@
     if (loading) return;
     loading = true;
     try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+      const headers = { accept: "text/html" };
+      // The forms keep their token.
+      const token = document.querySelector("input[name=token]");
+      if (token) headers["x-form-token"] = token.value;
+      const answer = await fetch(location.href, { headers });
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const parts = [...document.querySelectorAll("[data-live]")];
       const known = new Set(parts.map((part) => part.id));

@@ -1,6 +1,6 @@
 //! What keeps other sites, and what an event contains, from acting in a reader's name.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use axum::http::header::{
@@ -20,8 +20,14 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// How long a form can be sent after its page was shown.
 const TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 
-/// The number of forms that can be open at a time.
+/// How long a page that is brought up to date keeps its token.
+const TOKEN_REUSE: Duration = Duration::from_mins(30);
+
+/// The number of pages with forms that can be open at a time.
 const MOST_TOKENS: usize = 20_000;
+
+/// The header in which a page that is brought up to date sends the token that it has.
+const TOKEN: HeaderName = HeaderName::from_static("x-form-token");
 
 /// Adds to each response what browsers need to know.
 pub(super) async fn add_headers(mut response: Response) -> Response {
@@ -81,18 +87,35 @@ pub(super) struct Tokens(Mutex<Issued>);
 struct Issued {
     /// In the order in which they expire.
     by_time: VecDeque<(Instant, Uuid)>,
-    unused: HashSet<Uuid>,
+    unused: HashMap<Uuid, Instant>,
 }
 
 impl Tokens {
-    /// A new token, for the forms of one page.
-    pub(super) fn issue(&self) -> String {
+    /// The token for the forms of a page: a new one, unless the page is only brought up to date. Otherwise a page
+    /// that stays open would use up those of all others.
+    pub(super) fn of_page(&self, request: &Parts) -> String {
+        let own = request.headers.get(TOKEN);
+        let own = own.and_then(|own| Uuid::try_parse_ascii(own.as_bytes()).ok());
+        match own.filter(|own| self.can_be_kept(own)) {
+            Some(own) => own.to_string(),
+            None => self.issue(),
+        }
+    }
+
+    fn can_be_kept(&self, token: &Uuid) -> bool {
+        let issued = self.0.lock();
+        let until = issued.unused.get(token);
+        until.is_some_and(|until| *until > Instant::now() + TOKEN_REUSE)
+    }
+
+    fn issue(&self) -> String {
         let now = Instant::now();
         let token = Uuid::new_v4();
         let mut issued = self.0.lock();
         issued.forget_until(now, MOST_TOKENS - 1);
-        issued.by_time.push_back((now + TOKEN_LIFETIME, token));
-        issued.unused.insert(token);
+        let until = now + TOKEN_LIFETIME;
+        issued.by_time.push_back((until, token));
+        issued.unused.insert(token, until);
         token.to_string()
     }
 
@@ -103,7 +126,7 @@ impl Tokens {
         };
         let mut issued = self.0.lock();
         issued.forget_until(Instant::now(), MOST_TOKENS);
-        issued.unused.remove(&token)
+        issued.unused.remove(&token).is_some()
     }
 }
 
@@ -121,9 +144,12 @@ impl Issued {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::Request;
+    use std::time::Instant;
 
-    use super::{MOST_TOKENS, Tokens, is_same_origin};
+    use axum::http::Request;
+    use axum::http::request::Parts;
+
+    use super::{MOST_TOKENS, TOKEN_REUSE, Tokens, is_same_origin};
 
     fn from(headers: &[(&str, &str)]) -> bool {
         let mut request = Request::post("/consumers/users/1/pause");
@@ -163,6 +189,42 @@ mod tests {
         assert!(!tokens.take(&token));
         assert!(!tokens.take("a49c9f5c-5b1f-4a6a-8d52-7d4f2b9f8b53"));
         assert!(!tokens.take(""));
+    }
+
+    /// The head of a request by a page with a token.
+    fn refresh(token: &str) -> Parts {
+        let request = Request::get("/consumers/users/1").header("x-form-token", token);
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_page_that_is_refreshed_keeps_its_token() {
+        let tokens = Tokens::default();
+        let (other, own) = (tokens.issue(), tokens.issue());
+        for _ in 0..=MOST_TOKENS {
+            assert_eq!(tokens.of_page(&refresh(&own)), own);
+        }
+        assert!(tokens.take(&other) && tokens.take(&own));
+        // A token that is used, or that no one has issued, is not kept.
+        for token in [&*own, "a49c9f5c-5b1f-4a6a-8d52-7d4f2b9f8b53", "x", ""] {
+            let new = tokens.of_page(&refresh(token));
+            assert_ne!(new, token);
+            assert!(tokens.take(&new));
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_half_over_is_replaced() {
+        let tokens = Tokens::default();
+        let token = tokens.issue();
+        let id = token.parse().unwrap();
+        let until = |time| *tokens.0.lock().unused.get_mut(&id).unwrap() = time;
+        until(Instant::now() + TOKEN_REUSE);
+        assert_ne!(tokens.of_page(&refresh(&token)), token);
+        // The control, and the old one is still taken.
+        until(Instant::now() + TOKEN_REUSE * 3 / 2);
+        assert_eq!(tokens.of_page(&refresh(&token)), token);
+        assert!(tokens.take(&token));
     }
 
     #[test]

@@ -11,9 +11,11 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse as _, Response};
 use tokio::net::TcpListener;
+
+use super::security::add_headers;
 
 /// The name to sign in with.
 const USER: &str = "operator";
@@ -103,6 +105,8 @@ impl Server {
         until: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
         let router = router.layer(from_fn_with_state(Arc::new(self.access), admit));
+        // Outermost, for the answers to those that are not admitted.
+        let router = router.layer(map_response(add_headers));
         let serving = axum::serve(self.listener, router).with_graceful_shutdown(until);
         serving.await.map_err(ServeError::Serve)
     }

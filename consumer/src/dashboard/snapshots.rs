@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 
-use crate::admin::{Admin, AdminError, ConsumerStatus, Status};
+use crate::admin::{Admin, ConsumerStatus, Status};
 use crate::backend::{Backend, ConsumerId};
 use crate::contract::chain;
 
@@ -20,10 +20,14 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Beyond this, the distance in positions tells enough.
 const MOST_COUNTED: i64 = 10_000;
 
+/// A rate is computed from at most so many events. A consumer handles fewer in an [`INTERVAL`].
+const MOST_HANDLED: i64 = 200_000;
+
 /// The rates that a sparkline has.
 const RATES: usize = 60;
 
-/// After this long without a viewer, earlier rates are not shown beside later ones.
+/// After this long without a viewer, no rate is computed from the earlier state, which would be the average of a
+/// night and as expensive to count, and earlier rates are not shown beside later ones.
 const GAP: Duration = Duration::from_mins(1);
 
 /// The state of all consumers at one moment.
@@ -121,9 +125,9 @@ impl Snapshots {
 
 async fn take<DB: Backend>(admin: &Admin<DB>, before: Option<&Snapshot>) -> Snapshot {
     let earlier = before.and_then(|before| before.status.as_ref());
-    let read = tokio::time::timeout(TIMEOUT, read(admin, earlier)).await;
+    let read = tokio::time::timeout(TIMEOUT, admin.status_counting(MOST_COUNTED)).await;
     let (status, error) = match read {
-        Ok(Ok(status)) => (Some(status), None),
+        Ok(Ok(status)) => (Some(with_rates(admin, status, earlier).await), None),
         Ok(Err(error)) => (earlier.cloned(), Some(chain(&error).to_string())),
         Err(_) => (
             earlier.cloned(),
@@ -146,15 +150,24 @@ async fn take<DB: Backend>(admin: &Admin<DB>, before: Option<&Snapshot>) -> Snap
     }
 }
 
-async fn read<DB: Backend>(
+/// A status with the rates since an earlier one, as far as they can be counted: without them it is as new.
+async fn with_rates<DB: Backend>(
     admin: &Admin<DB>,
+    mut status: Status,
     earlier: Option<&Status>,
-) -> Result<Status, AdminError> {
-    let mut status = admin.status_counting(MOST_COUNTED).await?;
+) -> Status {
+    let earlier = earlier.filter(|earlier| is_recent(earlier.looked_at, status.looked_at));
     if let Some(earlier) = earlier {
-        admin.add_rates(&mut status, earlier).await?;
+        let adding = admin.add_rates(&mut status, earlier, MOST_HANDLED);
+        // A database that fails shows in the next look.
+        let _ = tokio::time::timeout(TIMEOUT, adding).await;
     }
-    Ok(status)
+    status
+}
+
+/// Whether a rate can be computed between two looks.
+fn is_recent(earlier: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(earlier) < GAP
 }
 
 /// The rates of each consumer, with those of the snapshots before.
@@ -170,4 +183,65 @@ fn rates(status: &Status, before: Option<&Snapshot>) -> HashMap<ConsumerId, VecD
         (one.id.clone(), rates)
     });
     rates.collect()
+}
+
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod tests {
+    use sqlx::Sqlite;
+
+    use super::{GAP, MOST_COUNTED, take, with_rates};
+    use crate::admin::{Admin, Status};
+    use crate::{ExpectedVersion, NewEvent, SqliteEventStore};
+
+    /// A log with an event, which the only consumer has handled between two looks.
+    async fn looks() -> (Admin<Sqlite>, Status, Status) {
+        let store = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
+        store.migrate().await.unwrap();
+        let event = NewEvent::new("User", "ada", "Changed", "{}");
+        let appended = store.append(ExpectedVersion::Any, &[event]).await;
+        appended.unwrap();
+        let write = async |sql: &'static str| {
+            let written = sqlx::query(sql).execute(store.pool()).await;
+            written.unwrap();
+        };
+        write(
+            "INSERT INTO consumer_progress (consumer, version, slice_from, slice_to, position, scope)
+             VALUES ('users', 1, 0, 1024, 0, '')",
+        )
+        .await;
+        let admin = Admin::new(store.clone());
+        let before = admin.status_counting(MOST_COUNTED).await.unwrap();
+        write("UPDATE consumer_progress SET position = 1").await;
+        let after = admin.status_counting(MOST_COUNTED).await.unwrap();
+        (admin, before, after)
+    }
+
+    #[tokio::test]
+    async fn no_rate_is_the_average_of_a_long_pause() {
+        let (admin, before, after) = looks().await;
+        let later = |status: &Status, gap| {
+            let mut status = status.clone();
+            status.looked_at = before.looked_at + gap;
+            status
+        };
+        // The control: a minute ago is too long, a little less is not.
+        for (gap, is_known) in [(GAP, false), (GAP / 2, true)] {
+            let status = with_rates(&admin, later(&after, gap), Some(&before)).await;
+            assert_eq!(status.consumers[0].rate.is_some(), is_known, "{gap:?}");
+            assert_eq!(status.consumers[0].position, Some(1));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_status_is_shown_though_its_rates_fail() {
+        let (admin, before, after) = looks().await;
+        admin.store().pool().close().await;
+        let status = with_rates(&admin, after, Some(&before)).await;
+        assert_eq!(status.consumers[0].position, Some(1));
+        assert_eq!(status.consumers[0].rate, None);
+        // The control: the database cannot be used.
+        let snapshot = take(&admin, None).await;
+        assert!(snapshot.error.is_some(), "{snapshot:?}");
+    }
 }

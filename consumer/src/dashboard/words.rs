@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use crate::admin::problems::problems_besides_failures;
 use crate::admin::text::{duration, number};
-use crate::admin::{ConsumerState, ConsumerStatus, Lag, WorkerStatus};
+use crate::admin::{ConsumerState, ConsumerStatus, Lag, SegmentStatus, WorkerStatus};
 use crate::worker::Tone;
 
 /// The class of a state, which decides its colour.
@@ -40,6 +40,22 @@ pub(super) fn ago(time: Option<Duration>) -> String {
         None => "never".to_owned(),
         Some(time) if time < Duration::from_secs(1) => "just now".to_owned(),
         Some(time) => format!("{} ago", duration(time)),
+    }
+}
+
+/// That a batch is in progress, and how long it has taken as far as that is known.
+pub(super) fn in_a_batch(time: Option<Duration>) -> String {
+    time.map_or_else(
+        || "in a batch now".to_owned(),
+        |time| format!("in a batch for {}", duration(time)),
+    )
+}
+
+/// When a segment was saved last, and whether a batch of it is in progress.
+pub(super) fn last_save(segment: &SegmentStatus) -> Markup {
+    html! {
+        (ago(segment.saved_ago))
+        @if segment.is_claimed == Some(true) { ", " (in_a_batch(segment.claimed_for)) }
     }
 }
 

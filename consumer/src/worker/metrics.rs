@@ -62,7 +62,7 @@ const COUNTERS: [(&str, Unit, &str); 8] = [
 ];
 
 #[cfg(feature = "metrics")]
-const GAUGES: [(&str, Unit, &str); 9] = [
+const GAUGES: [(&str, Unit, &str); 10] = [
     (
         "consumer_parked_events",
         Unit::Count,
@@ -72,6 +72,11 @@ const GAUGES: [(&str, Unit, &str); 9] = [
         "consumer_state",
         Unit::Count,
         "1 for the current state of the consumer, 0 for the others",
+    ),
+    (
+        "consumer_waiting_segments",
+        Unit::Count,
+        "segments that do not get past their next event in this process, by reason",
     ),
     (
         "consumer_lag_positions",
@@ -109,6 +114,18 @@ const GAUGES: [(&str, Unit, &str); 9] = [
         "transactions that block the frontier, reported after a second",
     ),
 ];
+
+/// How many segments of a consumer wait before their next event, by the reason.
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(not(feature = "metrics"), allow(dead_code))]
+pub(crate) struct WaitingSegments {
+    /// The code does not know it.
+    pub(crate) unknown: u32,
+    /// This release has failed on it, and leaves it to others.
+    pub(crate) left: u32,
+    /// It cannot be decoded.
+    pub(crate) unreadable: u32,
+}
 
 /// Describes each metric, for recorders that publish descriptions.
 pub(crate) fn describe() {
@@ -205,6 +222,24 @@ pub(crate) fn state(log: &str, consumer: &ConsumerId, states: &[&'static str], c
             let labels = [log, name, version, ("state", label.to_owned())];
             let is_current = f64::from(u8::from(label == current));
             ::metrics::gauge!("consumer_state", &labels).set(is_current);
+        }
+    }
+}
+
+/// Sets how many segments of a consumer wait before their next event.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(crate) fn waiting_segments(log: &str, consumer: &ConsumerId, waiting: WaitingSegments) {
+    #[cfg(feature = "metrics")]
+    {
+        let reasons = [
+            ("unknown", waiting.unknown),
+            ("left", waiting.left),
+            ("unreadable", waiting.unreadable),
+        ];
+        for (reason, segments) in reasons {
+            let [log, consumer, version] = labels(log, consumer);
+            let labels = [log, consumer, version, ("reason", reason.to_owned())];
+            ::metrics::gauge!("consumer_waiting_segments", &labels).set(f64::from(segments));
         }
     }
 }

@@ -40,16 +40,15 @@ const DIALECT: Dialect = Dialect {
     ms_since: "(extract(epoch FROM clock_timestamp() - $) * 1000)::bigint",
     ms_until: "(extract(epoch FROM $ - clock_timestamp()) * 1000)::bigint",
     in_ms: "clock_timestamp() + $ * interval '1 millisecond'",
-    event_age: "(extract(epoch FROM clock_timestamp() - {value of created_at}) * 1000)::bigint",
+    // A time that no program can represent has no age, and must not hide the state of all consumers.
+    event_age: "CASE WHEN isfinite({value of created_at})
+                     THEN (extract(epoch FROM clock_timestamp() - {value of created_at}) * 1000)::bigint END",
     greatest: "greatest",
     for_update: "FOR UPDATE",
     for_update_skip_locked: "FOR UPDATE SKIP LOCKED",
     // As in the predicate of the index.
     indexed: "octet_length($.consumer) + octet_length($.aggregate_type)
               + octet_length($.aggregate_id) < 2500",
-    // The transaction that locked a row shows in it, and holds a lock on itself until it ends.
-    claimed: "EXISTS (SELECT FROM pg_locks AS l WHERE l.locktype = 'transactionid'
-                         AND l.granted AND l.transactionid = $.xmax)",
     // A database in another encoding, such as LATIN1, refuses a text with characters that it lacks as
     // soon as it receives the parameter. So the text comes as bytes, and such a database stores those
     // beyond ASCII in octal. Backslashes stay, so that a text that is read and stored again is the same.

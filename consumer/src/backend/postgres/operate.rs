@@ -7,11 +7,22 @@ use sqlx::{Executor as _, Row as _};
 
 use super::connect::{CURRENT_TRANSACTION, with_numbers};
 use crate::backend::checkpoints::Checkpoints as _;
-use crate::backend::operate::{Operate, OperateStatements};
+use crate::backend::operate::{Operate, OperateStatements, rows};
 use crate::backend::rows::on_consumer;
 use crate::backend::rows::{ConsumerId, Lock, Taken, millis};
 
 impl Operate for Postgres {
+    const ROWS: &'static str = rows!(
+        "
+           -- The transaction that locked a row shows in it, and holds a lock on itself until it ends. When it
+           -- began is hidden from roles that may not see the activity of its session.
+           coalesce((SELECT coalesce((SELECT (extract(epoch FROM clock_timestamp() - a.xact_start) * 1000)::bigint
+                                        FROM pg_stat_activity AS a WHERE a.pid = l.pid), -1)
+                       FROM pg_locks AS l
+                      WHERE l.locktype = 'transactionid' AND l.granted AND l.transactionid = p.xmax
+                      LIMIT 1), -2)"
+    );
+
     const LOCK: &'static str = "
         SELECT pg_current_xact_id()::text AS transaction, pg_backend_pid() AS backend,
                -- An operator whose process froze does not keep the rows.

@@ -43,8 +43,6 @@ const DIALECT: Dialect = Dialect {
     for_update: "",
     for_update_skip_locked: "",
     indexed: "TRUE",
-    // A claim that another connection holds is invisible.
-    claimed: "FALSE",
     message: "$",
     value: columns::value,
     id: columns::id,

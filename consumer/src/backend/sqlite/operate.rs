@@ -4,11 +4,20 @@ use std::time::Duration;
 
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 
-use crate::backend::operate::{Operate, OperateStatements};
+use crate::backend::operate::{Operate, OperateStatements, rows};
 use crate::backend::rows::on_consumer;
 use crate::backend::rows::{ConsumerId, Lock, Taken};
 
 impl Operate for Sqlite {
+    const ROWS: &'static str = rows!(
+        "
+           -- A claim that another connection holds is invisible. A handler that works without one has a mark.
+           (SELECT -1 FROM {marks} AS m
+             WHERE m.consumer = p.consumer AND m.version = p.version
+               AND m.slice_from < p.slice_to AND m.slice_to > p.slice_from
+               AND m.held_until > {now} AND m.holder NOT LIKE 'waiting: %' LIMIT 1)"
+    );
+
     /// The transaction, begun IMMEDIATE, is the lock, and the wait for it is over.
     const LOCK: &'static str =
         "SELECT slice_from FROM {progress} WHERE consumer = $1 AND version = $2";

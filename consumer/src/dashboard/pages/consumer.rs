@@ -6,25 +6,30 @@ use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
 use super::failure;
-use super::layout::{Section, content, freshness, name, page};
+use super::layout::{Section, freshness, name, page, payload};
 use crate::admin::problems::{on_command_line, problems_besides_failures};
 use crate::admin::text::{count, duration, number, rate};
 use crate::admin::{ConsumerState, ConsumerStatus, Failing, SegmentStatus};
-use crate::backend::{Backend, ConsumerId, LogRow, readable_event};
+use crate::backend::{Backend, ConsumerId, LogRow, readable_event, readable_time};
 use crate::contract::{OnError, Settings, StartFrom, chain};
 use crate::dashboard::app::{App, Shared};
 use crate::dashboard::figures::{progress, slices, sparkline};
 use crate::dashboard::forms::forms;
 use crate::dashboard::options::ActionKind;
-use crate::dashboard::payload::show;
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::{Base, ConsumerPath};
-use crate::dashboard::words::{ago, class, date, events, or_dash, process, prose};
+use crate::dashboard::words::{ago, class, date, events, last_save, or_dash, process, prose};
 use crate::registry::Declaration;
 use crate::registry::entry::declared;
 
 /// The segments show which process each has.
 const MOST_WORKERS: usize = 3;
+
+/// Of an error, a row of the table of segments shows so many characters; the page of the event leads to all of it.
+const MOST_OF_ERROR: usize = 200;
+
+/// Of so many segments, the event that they do not get past has forms of its own.
+const MOST_OBSTACLES: usize = 4;
 
 pub(crate) async fn consumer<DB: Backend>(
     State(app): State<Shared<DB>>,
@@ -77,7 +82,7 @@ fn actions<DB: Backend>(app: &App<DB>, request: &Parts, view: &View<'_>) -> Mark
                     @if possible.is_empty() { code { "status" } }
                 }
             } @else if !allowed.is_empty() {
-                (forms(view.base, view.id, &app.tokens.issue(), &allowed))
+                (forms(view.base, view.id, &app.tokens.of_page(request), &allowed))
             }
         }
     }
@@ -117,16 +122,11 @@ impl View<'_> {
     fn possible(&self, can_reset: bool) -> Vec<ActionKind> {
         let mut kinds = Vec::new();
         match &self.one.state {
-            ConsumerState::Stopped { position, .. } => {
+            ConsumerState::Stopped { .. } => {
                 kinds.push(ActionKind::Resume);
-                if let &Some(position) = position {
-                    kinds.extend([ActionKind::Park { position }, ActionKind::Skip { position }]);
-                }
+                kinds.extend(self.ways_past());
             }
-            ConsumerState::WaitingForRelease { event } => {
-                let position = event.position;
-                kinds.extend([ActionKind::Park { position }, ActionKind::Skip { position }]);
-            }
+            ConsumerState::WaitingForRelease { .. } => kinds.extend(self.ways_past()),
             ConsumerState::Paused => kinds.push(ActionKind::Resume),
             ConsumerState::OtherLog { .. } | ConsumerState::New | ConsumerState::HeldBack(_) => {}
             ConsumerState::ScopeChanged { .. } => kinds.push(ActionKind::AcceptScope),
@@ -154,6 +154,15 @@ impl View<'_> {
             });
         }
         kinds
+    }
+
+    /// What gets segments past the events that they do not get past; the one that the page shows comes first.
+    fn ways_past(&self) -> impl Iterator<Item = ActionKind> + use<> {
+        let mut positions: Vec<i64> = self.one.segments.iter().filter_map(obstacle_of).collect();
+        positions.sort_by_key(|position| (Some(*position) != self.position(), *position));
+        let positions = positions.into_iter().take(MOST_OBSTACLES);
+        positions
+            .flat_map(|position| [ActionKind::Park { position }, ActionKind::Skip { position }])
     }
 
     fn heading(&self) -> Markup {
@@ -205,6 +214,15 @@ impl View<'_> {
                         } @else { "none" }
                     } }
                     div { dt { "Last save" } dd { (ago(one.saved_ago)) } }
+                    @if let Some((segments, time)) = one.batches() {
+                        div { dt { "In progress" } dd {
+                            @match (segments, time) {
+                                (1, _) => "a batch",
+                                (segments, _) => { (number(segments)) " batches" },
+                            }
+                            @if let Some(time) = time { @if segments > 1 { ", the longest" } " for " (duration(time)) }
+                        } }
+                    }
                     @for worker in one.workers.iter().take(MOST_WORKERS) {
                         div { dt { "Batch " (ago(Some(worker.seen_ago))) } dd { bdi { (process(worker)) } ", release " bdi { (worker.release) } } }
                     }
@@ -299,18 +317,13 @@ impl View<'_> {
     fn event(&self, row: &LogRow) -> Markup {
         let event = readable_event(row);
         let (kind, id) = (&*event.aggregate_type, event.aggregate_id.as_str());
-        let shown = show(&event.payload);
-        let download = self.base.payload(event.global_position);
         html! {
             p {
                 strong { bdi { (event.event_type) } } " v" (event.event_version) " of "
                 a href=(self.base.events(&[("type", kind), ("id", id)])) { bdi { (kind) } " " bdi { (id) } }
-                span.muted { " · " (date(event.created_at)) }
+                @if let Some(time) = readable_time(row) { span.muted { " · " (date(time)) } }
             }
-            @match row {
-                Ok(_) => (content("Payload", &shown, event.payload.len(), Some(download))),
-                Err(unreadable) => p.banner.bad { "The event cannot be decoded: " (unreadable.error) },
-            }
+            (payload(row, self.base))
         }
     }
 
@@ -329,7 +342,7 @@ impl View<'_> {
                             th scope="col" { "Slices" } th scope="col" { "State" } th.number scope="col" { "Checkpoint" }
                             th.number scope="col" { "Parked" } th scope="col" { "Last save" } th scope="col" { "By" }
                         } }
-                        tbody { @for segment in &one.segments { (segment_row(segment)) } }
+                        tbody { @for segment in &one.segments { (segment_row(segment, self.base)) } }
                     }
                 }
             }
@@ -388,14 +401,41 @@ impl View<'_> {
     }
 }
 
-fn segment_row(segment: &SegmentStatus) -> Markup {
+/// The event that a segment has stopped at, or before which it waits for a release.
+fn obstacle_of(segment: &SegmentStatus) -> Option<i64> {
+    match &segment.state {
+        ConsumerState::Stopped { position, .. } => *position,
+        ConsumerState::WaitingForRelease { event } => Some(event.position),
+        _ => None,
+    }
+}
+
+/// The event that a segment does not get past, and the first line of the reason.
+fn trouble_of(segment: &SegmentStatus) -> Option<(i64, String)> {
+    if let ConsumerState::WaitingForRelease { event } = &segment.state {
+        return Some((event.position, format!("not known: {event}")));
+    }
+    let failing = segment.failing.as_ref()?;
+    let first = failing.error.lines().next().unwrap_or_default();
+    Some((
+        failing.position?,
+        first.chars().take(MOST_OF_ERROR).collect(),
+    ))
+}
+
+fn segment_row(segment: &SegmentStatus, base: &Base) -> Markup {
     html! {
         tr {
             th scope="row" { (segment.slices.start) "–" (segment.slices.end - 1) }
-            td data-label="State" { span class={ "state " (class(segment.state.tone())) } { (segment.state.words()) } }
+            td data-label="State" {
+                span class={ "state " (class(segment.state.tone())) } { (segment.state.words()) }
+                @if let Some((position, why)) = trouble_of(segment) {
+                    div.why { "event " a href=(base.event(position)) { (number(position)) } ": " bdi { (why) } }
+                }
+            }
             td.number data-label="Checkpoint" { (number(segment.position)) }
             td.number data-label="Parked" { @if segment.parked > 0 { (number(segment.parked)) } @else { "–" } }
-            td data-label="Last save" { (ago(segment.saved_ago)) }
+            td data-label="Last save" { (last_save(segment)) }
             td.by data-label="By" { @match &segment.worker { Some(worker) => bdi { (process(worker)) }, None => "–" } }
         }
     }

@@ -10,10 +10,10 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::failure;
-use super::layout::{Section, content, name, page};
+use super::layout::{self, Section, content, name, page};
 use crate::admin::text::number;
 use crate::admin::{AdminError, Explanation, Target};
-use crate::backend::{Backend, LogRow, readable_event};
+use crate::backend::{Backend, LogRow, readable_event, readable_payload, readable_time};
 use crate::contract::{PersistedEvent, chain};
 use crate::dashboard::app::Shared;
 use crate::dashboard::payload::show;
@@ -89,18 +89,15 @@ fn facts(row: &LogRow, base: &Base) -> Markup {
                     a href=(base.events(&[("type", kind), ("id", id)])) { bdi { (id) } }
                 } }
                 div { dt { "Version" } dd { (number(event.aggregate_version)) } }
-                div { dt { "Time" } dd { (date(event.created_at)) } }
-                div { dt { "Event id" } dd { code { (event.event_id) } } }
+                div { dt { "Time" } dd { @match readable_time(row) { Some(time) => (date(time)), None => "cannot be decoded" } } }
+                div { dt { "Event id" } dd {
+                    @if event.event_id.is_nil() && row.is_err() { "cannot be decoded" } @else { code { (event.event_id) } }
+                } }
                 (relations(event, base))
             }
-            @match row {
-                Ok(event) => {
-                    (content("Payload", &show(&event.payload), event.payload.len(), Some(base.payload(event.global_position))))
-                    @if let Some(metadata) = &event.metadata {
-                        (content("Metadata", &show(metadata.as_bytes()), metadata.as_bytes().len(), None))
-                    }
-                },
-                Err(unreadable) => p.banner.bad { "The event cannot be decoded: " (unreadable.error) },
+            (layout::payload(row, base))
+            @if let Some(metadata) = &event.metadata {
+                (content("Metadata", &show(metadata.as_bytes()), metadata.as_bytes().len(), None))
             }
         }
     }
@@ -118,7 +115,7 @@ fn relations(event: &PersistedEvent, base: &Base) -> Markup {
                 @else { code { bdi { (cause) } } }
             } }
         }
-        div { dt { "Caused" } dd { a href=(base.events(&[("causation", &own_id), ("after", &position.to_string())])) { "find its effects" } } }
+        @if !event.event_id.is_nil() { div { dt { "Caused" } dd { a href=(base.events(&[("causation", &own_id), ("after", &position.to_string())])) { "find its effects" } } } }
         @if let Some(correlation) = &event.correlation_id {
             div { dt { "Correlation" } dd { a href=(base.events(&[("correlation", correlation), ("after", &around)])) { code { bdi { (correlation) } } } } }
         }
@@ -162,6 +159,7 @@ fn explained(explanation: &Explanation, base: &Base) -> Markup {
         dl.facts {
             @if let Some(checkpoint) = explanation.checkpoint { div { dt { "Checkpoint" } dd { (number(checkpoint)) } } }
             div { dt { "Is replay" } dd { @if explanation.is_replay { "yes" } @else { "no" } } }
+            @if explanation.is_without_handler { div { dt { "Handler" } dd { "none takes it" } } }
             @for handler in &explanation.handlers {
                 div { dt { "Handler" } dd { code { (handler.method) } " at " code { (handler.file) ":" (handler.line) } } }
             }
@@ -175,8 +173,12 @@ pub(crate) async fn payload<DB: Backend>(
     base: Base,
     Path(EventPath { position }): Path<EventPath>,
 ) -> Response {
-    match app.admin.event_at(position).await {
-        Ok(Some(Ok(event))) => {
+    let row = match app.admin.event_at(position).await {
+        Ok(row) => row,
+        Err(error) => return failure::failed(&base, &error),
+    };
+    match row.as_ref().and_then(readable_payload) {
+        Some(payload) => {
             let name = format!("attachment; filename=\"event-{position}.payload\"");
             let headers = [
                 (CONTENT_TYPE, "application/octet-stream".to_owned()),
@@ -186,10 +188,9 @@ pub(crate) async fn payload<DB: Backend>(
                     "default-src 'none'; sandbox".to_owned(),
                 ),
             ];
-            (headers, Body::from(event.payload.clone())).into_response()
+            (headers, Body::from(payload.clone())).into_response()
         }
-        Ok(_) => failure::not_found(base).await,
-        Err(error) => failure::failed(&base, &error),
+        None => failure::not_found(base).await,
     }
 }
 

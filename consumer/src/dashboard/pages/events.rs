@@ -50,16 +50,21 @@ impl Asked {
         }
     }
 
-    /// What to say if there are no such events.
-    fn without_events(&self) -> &'static str {
+    /// What to say if there are no such events, in the whole log or among so many that were searched.
+    fn without_events(&self, searched: Option<usize>) -> String {
+        if let Some(searched) = searched {
+            let searched = count(searched as u64, "event");
+            return format!("No match in the {searched} searched; there are more to search.");
+        }
         let is_anywhere = self.after.is_none() && self.before.is_none();
-        if self.filter() != EventFilter::default() {
+        let text = if self.filter() != EventFilter::default() {
             "No event matches. Types and ids match as a whole, in upper and lower case."
         } else if is_anywhere {
             "The log has no events yet."
         } else {
             "The log has no more events in this direction."
-        }
+        };
+        text.to_owned()
     }
 
     /// The address of the same events elsewhere in the log.
@@ -127,7 +132,7 @@ fn form(asked: &Asked, base: &Base) -> Markup {
 
 fn table(found: &EventPage, asked: &Asked, base: &Base) -> Markup {
     if found.events.is_empty() {
-        return html! { p.empty { (asked.without_events()) } };
+        return html! { p.empty { (asked.without_events(found.searched)) } };
     }
     html! {
         table.events {
@@ -159,8 +164,9 @@ fn row(event: &EventHeader, base: &Base) -> Markup {
 }
 
 fn pager(asked: &Asked, found: &EventPage, base: &Base) -> Markup {
+    let searched = found.searched.filter(|_| !found.events.is_empty());
     html! {
-        @if let Some(searched) = found.searched {
+        @if let Some(searched) = searched {
             p.muted { "Searched " (count(searched as u64, "event")) "; there are more." }
         }
         nav.pager aria-label="Pages of events" {

@@ -3,8 +3,8 @@
 use axum::response::Html;
 use maud::{DOCTYPE, Markup, html};
 
-use crate::backend::ConsumerId;
-use crate::dashboard::payload::Shown;
+use crate::backend::{ConsumerId, LogRow, readable_event, readable_payload};
+use crate::dashboard::payload::{Shown, show};
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::Base;
 use crate::dashboard::words::{bytes, clock, prose};
@@ -71,6 +71,23 @@ pub(crate) fn name(consumer: &ConsumerId) -> Markup {
     html! {
         bdi { (consumer.name) }
         @if consumer.version > 1 { " " span.version { "v" (consumer.version) } }
+    }
+}
+
+/// The payload of an event, and why the event cannot be decoded, if it cannot.
+pub(crate) fn payload(row: &LogRow, base: &Base) -> Markup {
+    let position = readable_event(row).global_position;
+    html! {
+        @if let Err(unreadable) = row {
+            p.banner.bad {
+                "The event cannot be decoded: " (unreadable.error)
+                ". Below is what can be read of it."
+            }
+        }
+        @match readable_payload(row) {
+            Some(bytes) => (content("Payload", &show(bytes), bytes.len(), Some(base.payload(position)))),
+            None => p.muted { "The payload is what cannot be decoded." },
+        }
     }
 }
 

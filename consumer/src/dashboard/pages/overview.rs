@@ -13,7 +13,7 @@ use crate::dashboard::app::Shared;
 use crate::dashboard::figures::{slices, sparkline, strip};
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::Base;
-use crate::dashboard::words::{ago, class, events, or_dash, problem, process, prose};
+use crate::dashboard::words::{ago, class, events, in_a_batch, or_dash, problem, process, prose};
 
 /// Which consumers to show.
 #[derive(Debug, Default, Deserialize)]
@@ -205,7 +205,12 @@ fn row(
                 @if one.parked > 0 { a href=(base.of_consumer(&one.id, "parked")) { (number(one.parked)) } } @else { "–" }
             }
             td data-label="Last save" { (ago(one.saved_ago)) }
-            td.by data-label="By" { (workers(&one.workers)) }
+            td.by data-label="By" {
+                @if let Some((_, time)) = one.batches() {
+                    (in_a_batch(time))
+                    @if !one.workers.is_empty() { "; last by " (workers(&one.workers)) }
+                } @else { (workers(&one.workers)) }
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The parked events of a consumer, by aggregate and in order.
 
+use std::cell::OnceCell;
+
 use axum::extract::{Path, Query, State};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
@@ -44,7 +46,7 @@ pub(crate) async fn parked<DB: Backend>(
     let view = View {
         id: &id,
         base: &base,
-        token: app.tokens.issue(),
+        token: OnceCell::new(),
         has_more,
         can_retry: app.admin.declaration(&id).is_some(),
     };
@@ -70,7 +72,8 @@ pub(crate) async fn parked<DB: Backend>(
 struct View<'a> {
     id: &'a ConsumerId,
     base: &'a Base,
-    token: String,
+    /// Issued for the first form, if there is one.
+    token: OnceCell<String>,
     /// Whether there are later parked events, possibly of the same aggregates.
     has_more: bool,
     can_retry: bool,
@@ -95,12 +98,13 @@ impl View<'_> {
         };
         let possible = self.can_retry.then_some(retry).into_iter().chain([skip]);
         let allowed = app.allowed(request, self.id, possible);
+        let token = || self.token.get_or_init(|| app.tokens.of_page(request));
         html! {
             section.panel.parked {
                 div.heading {
                     h2 { a href=(self.base.events(&[("type", kind), ("id", id)])) { bdi { (kind) } " " bdi { (id) } } }
                     span.muted { (count(events.len() as u64, "event")) @if self.has_more { " on this page" } }
-                    div.actions { @for kind in allowed { (form(self.base, self.id, &self.token, kind)) } }
+                    div.actions { @for kind in allowed { (form(self.base, self.id, token(), kind)) } }
                 }
                 ol {
                     @for event in events.iter().filter(|event| event.has_failed) { (self.failed(event)) }

@@ -12,7 +12,7 @@ use crate::admin::{ConsumerStatus, SegmentStatus, processes_of};
 use crate::backend::{Backend, ConsumerId};
 use crate::dashboard::app::Shared;
 use crate::dashboard::urls::Base;
-use crate::dashboard::words::{ago, class, process};
+use crate::dashboard::words::{ago, class, last_save, process};
 
 /// The most rows of a table.
 const SHOWN: usize = 500;
@@ -22,10 +22,10 @@ pub(crate) async fn processes<DB: Backend>(
     base: Base,
 ) -> Html<String> {
     let snapshot = app.snapshots.current(&app.admin).await;
-    let activity = activity(snapshot.consumers());
+    let segments = latest_first(snapshot.consumers());
     let content = html! {
         div.heading { h1 { "Processes" } (freshness(&snapshot)) }
-        p.muted { "A process is known by the batches that it saved: one that has no events to handle saves nothing." }
+        p.muted { "A process is known by the batches that it saved: one that has no events to handle saves nothing, and one in its first batch is only known by the segment that it has claimed." }
         div #processes data-live {
             @match table_of_processes(snapshot.consumers(), &base) {
                 Some(table) => (table),
@@ -34,8 +34,8 @@ pub(crate) async fn processes<DB: Backend>(
         }
         h2 { "Segments" }
         div #activity data-live {
-            @if activity.is_empty() { p.empty { "No worker has saved a checkpoint yet." } }
-            @else { (table(&activity, &base)) }
+            @if segments.is_empty() { p.empty { "No worker has saved a checkpoint yet." } }
+            @else { (table(&segments, &base)) }
         }
     };
     page(&base, Section::Processes, "Processes", &content)
@@ -77,7 +77,7 @@ fn table_of_processes(consumers: &[ConsumerStatus], base: &Base) -> Option<Marku
 type Active<'a> = (&'a ConsumerId, &'a SegmentStatus);
 
 /// All segments, those with the latest save first.
-fn activity(consumers: &[ConsumerStatus]) -> Vec<Active<'_>> {
+fn latest_first(consumers: &[ConsumerStatus]) -> Vec<Active<'_>> {
     let mut activity: Vec<Active<'_>> = consumers
         .iter()
         .flat_map(|one| one.segments.iter().map(|segment| (&one.id, segment)))
@@ -101,7 +101,7 @@ fn table(activity: &[Active<'_>], base: &Base) -> Markup {
                         td data-label="Slices" { (segment.slices.start) "–" (segment.slices.end - 1) }
                         td data-label="State" { span class={ "state " (class(segment.state.tone())) } { (segment.state.words()) } }
                         td.number data-label="Checkpoint" { (number(segment.position)) }
-                        td data-label="Last save" { (ago(segment.saved_ago)) }
+                        td data-label="Last save" { (last_save(segment)) }
                         td.by data-label="By" { @match &segment.worker { Some(worker) => bdi { (process(worker)) }, None => "–" } }
                     }
                 }

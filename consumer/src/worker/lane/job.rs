@@ -41,6 +41,11 @@ impl Job {
         }
     }
 
+    /// Whether its only event cannot be decoded.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        matches!(self.batch.defect, Some(Defect::Unreadable(_)))
+    }
+
     /// The kind of its failures, for metrics.
     pub(crate) fn failure_kind(&self) -> &'static str {
         match &self.batch.defect {

@@ -562,6 +562,7 @@ impl<DB: Backend> Lane<DB> {
             after: job.batch.after,
             up_to: job.batch.after,
             created_at: job.batch.events.first().map(|event| event.created_at),
+            is_unreadable: job.is_unreadable(),
         });
     }
 }

@@ -1,12 +1,15 @@
 //! The metrics that the poller reports.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Connection as _, SqlSafeStr as _};
 
-use crate::backend::{Backend, LogRow, ReadRange, SegmentId, StoreError};
-use crate::worker::metrics;
+use crate::backend::{
+    Backend, Checkpoint, ConsumerId, LogRow, ReadRange, SegmentId, State, StoreError,
+};
+use crate::worker::metrics::{self, WaitingSegments};
 use crate::worker::poller::Poller;
 use crate::worker::progress::lane::{FirstPending, LaneProgress};
 use crate::worker::progress::state::ConsumerState;
@@ -25,7 +28,7 @@ impl<DB: Backend> Poller<DB> {
         }
     }
 
-    /// Reports the state of each consumer and how far each lane is behind.
+    /// Reports the state of each consumer, how far each lane is behind, and which lanes wait for an operator.
     pub(super) async fn measure_lanes(&mut self) {
         if !metrics::IS_ON {
             return;
@@ -34,34 +37,49 @@ impl<DB: Backend> Poller<DB> {
         // To the head: to the frontier, no consumer is behind while the frontier is blocked.
         let (head, settled) = (self.observed().head, self.observed().settled);
         let snapshot = Arc::clone(&self.snapshot.borrow());
+        let mut waiting: HashMap<ConsumerId, WaitingSegments> = HashMap::new();
         for lane in self.shared.progress.lanes() {
             // A lane that may not run has no cursor, and its row is behind all the same.
             let after = lane.cursor().map(|cursor| cursor.after);
             let row = snapshot.rows.get(&lane.key);
             let after = row.map_or(head, |row| after.unwrap_or(row.position));
             let after = after.min(head);
-            let age = self.age_after(&lane, after, head).await;
+            let first = self.first_after(&lane, after, head).await;
+            let age = first.map_or(Duration::ZERO, |first| first.age());
             let settled = (settled - after).max(0);
             metrics::lag(&self.shared.log_name, &lane.key, head - after, settled, age);
+            let is_unreadable = first.is_some_and(|first| first.is_unreadable);
+            let waiting = waiting.entry(lane.key.consumer.clone()).or_default();
+            waiting.add(&lane.state(), row, is_unreadable);
+        }
+        for consumer in &self.assigner.consumers {
+            let waiting = waiting.remove(consumer.id()).unwrap_or_default();
+            metrics::waiting_segments(&self.shared.log_name, consumer.id(), waiting);
         }
     }
 
-    /// The age of the first pending event of a lane. A lane that handles a batch knows it; for others
-    /// it is read from the log, once per event.
-    async fn age_after(&mut self, lane: &LaneProgress, after: i64, head: i64) -> Duration {
+    /// The first pending event of a lane. A lane that handles a batch knows it; for others it is read from the
+    /// log, once per event, or each time as long as it cannot be decoded.
+    async fn first_after(
+        &mut self,
+        lane: &LaneProgress,
+        after: i64,
+        head: i64,
+    ) -> Option<FirstPending> {
         if after >= head {
-            return Duration::ZERO;
+            return None;
         }
-        if let Some(first) = lane.first_pending(after, head) {
-            return first.age();
+        let known = lane.first_pending(after, head);
+        if let Some(first) = known.filter(|first| !first.is_unreadable) {
+            return Some(first);
         }
         match self.first_pending(&lane.key, after, head).await {
             Ok(first) => {
                 lane.set_first_pending(first);
-                first.age()
+                Some(first)
             }
             // The next statement that matters reports the error.
-            Err(_) => Duration::ZERO,
+            Err(_) => None,
         }
     }
 
@@ -93,6 +111,7 @@ impl<DB: Backend> Poller<DB> {
             after,
             up_to,
             created_at: rows.first().map(event),
+            is_unreadable: rows.first().is_some_and(Result::is_err),
         })
     }
 
@@ -110,6 +129,20 @@ impl<DB: Backend> Poller<DB> {
             let own = counts.iter().find(|(other, _)| other == consumer.id());
             let parked = own.map_or(0, |(_, events)| *events);
             metrics::parked(&self.shared.log_name, consumer.id(), parked);
+        }
+    }
+}
+
+impl WaitingSegments {
+    /// Counts a lane if it waits before its next event.
+    fn add(&mut self, state: &ConsumerState, row: Option<&Checkpoint>, is_unreadable: bool) {
+        let is_running = row.is_some_and(|row| row.state == State::Running);
+        match state {
+            _ if is_unreadable => self.unreadable += 1,
+            ConsumerState::WaitingForRelease { .. } => self.unknown += 1,
+            // In other processes, the row runs.
+            ConsumerState::Stopped { .. } if is_running => self.left += 1,
+            _ => {}
         }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct FirstPending {
     pub(crate) up_to: i64,
     /// When the event was appended; `None` if there was none up to there.
     pub(crate) created_at: Option<DateTime<Utc>>,
+    /// Whether it could not be decoded when it was read.
+    pub(crate) is_unreadable: bool,
 }
 
 impl FirstPending {

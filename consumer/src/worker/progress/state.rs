@@ -46,6 +46,9 @@ pub enum ConsumerState {
     NoWorker {
         /// How long they have waited.
         waited: Duration,
+        /// Whether a worker may be at them all the same: SQLite does not tell which claims are held, so that a
+        /// batch which takes so long looks like none.
+        may_be_busy: bool,
     },
     /// It handles events that it has handled before.
     Rebuilding,
@@ -200,7 +203,12 @@ impl ConsumerState {
 
     /// The state in one word or two, for tables.
     pub(crate) fn words(&self) -> String {
-        self.name().replace('_', " ")
+        match self {
+            Self::NoWorker {
+                may_be_busy: true, ..
+            } => "no batch ended".to_owned(),
+            _ => self.name().replace('_', " "),
+        }
     }
 
     /// The reason for a state whose name does not tell it, as a clause.
@@ -326,12 +334,17 @@ impl fmt::Display for ConsumerState {
             Self::New => f.write_str("new"),
             Self::Starting => f.write_str("starting"),
             Self::Running => f.write_str("running"),
-            Self::NoWorker { waited } => {
+            Self::NoWorker {
+                waited,
+                may_be_busy,
+            } => {
                 let seconds = waited.as_secs();
-                write!(
-                    f,
-                    "events have waited {seconds} s and no worker has claimed them"
-                )
+                let why = if *may_be_busy {
+                    "no batch has ended"
+                } else {
+                    "no worker has claimed them"
+                };
+                write!(f, "events have waited {seconds} s and {why}")
             }
             Self::Rebuilding => f.write_str("rebuilding"),
             Self::Retrying {
