@@ -116,9 +116,11 @@ pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
-pub(crate) use self::migrations::{check, migrate, script};
+#[cfg(feature = "cli")]
+pub(crate) use self::migrations::older_libraries_sql;
 #[cfg(feature = "worker")]
-pub(crate) use self::migrations::{check_mapping, check_use};
+pub(crate) use self::migrations::{admits_passing_over, check_mapping, check_use};
+pub(crate) use self::migrations::{check, migrate, script, set_older_libraries};
 pub use self::mismatch::Mismatch;
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;

@@ -346,6 +346,12 @@ pub(super) struct Migrate {
     /// Prints the SQL instead of running it
     #[arg(long)]
     pub(super) print: bool,
+    /// Also refuses programs with an older version of the library
+    #[arg(long)]
+    pub(super) refuse_older: bool,
+    /// Also accepts programs with an older version of the library again
+    #[arg(long, conflicts_with = "refuse_older")]
+    pub(super) accept_older: bool,
 }
 
 #[derive(Debug, Args)]
