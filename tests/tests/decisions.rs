@@ -276,9 +276,9 @@ where
 }
 
 /// A deadlock of the decisions' own statements, of which one is made again.
-async fn is_solved<E: fmt::Debug, Kind>(db: &Database<Postgres>)
+async fn is_solved<E, Kind>(db: &Database<Postgres>)
 where
-    E: From<StoreError> + From<sqlx::Error> + DecisionError<Kind>,
+    E: fmt::Debug + From<StoreError> + From<sqlx::Error> + DecisionError<Kind>,
 {
     let (decided, made) = crossing::<E, Kind>(db, 5).await;
     assert!(decided.iter().all(Result::is_ok), "{decided:?}");

@@ -134,7 +134,8 @@ pub use self::read::ReadRange;
 pub use self::renames::{HeldBack, HeldBackReason};
 #[cfg(feature = "worker")]
 pub(crate) use self::renames::{
-    NameStatements, Names, Program, Renamed, Start, held_back_by, lift, read_retired, rename,
+    NameStatements, Names, Program, Renamed, Start, held_back_by, lift, lock_retired, read_retired,
+    rename,
 };
 pub(crate) use self::repeat::refuse_other;
 #[cfg(feature = "worker")]
