@@ -346,10 +346,10 @@ pub(super) struct Migrate {
     /// Prints the SQL instead of running it
     #[arg(long)]
     pub(super) print: bool,
-    /// Also refuses programs with an older version of the library
+    /// Refuses programs with an older library
     #[arg(long)]
     pub(super) refuse_older: bool,
-    /// Also accepts programs with an older version of the library again
+    /// Accepts programs with an older library again
     #[arg(long, conflicts_with = "refuse_older")]
     pub(super) accept_older: bool,
 }
