@@ -121,6 +121,8 @@ pub use crate::store::PgEventStore;
 #[cfg(feature = "sqlite")]
 pub use crate::store::SqliteEventStore;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use crate::store::conflicts::DecisionError;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::store::decision::History;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::store::once::AppendedOnce;

@@ -18,7 +18,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::{self, Context as JetStream, Message, stream::Stream};
 use consumer::prelude::*;
-use consumer::{Backend, EventRecord, EventStore, sqlx};
+use consumer::{Backend, EventRecord, EventStore, Metadata, sqlx};
 use consumer_tests::{
     Database, NaiveReader, PgDatabase, TestPostgres, patiently, until, until_some,
 };
@@ -59,8 +59,32 @@ fn importer(database: &str, nats: &str) -> Command {
 struct Content {
     id: Uuid,
     version: i64,
+    aggregate_type: String,
     event_type: String,
+    event_version: i32,
     payload: Vec<u8>,
+    metadata: Option<serde_json::Value>,
+    trace_id: Option<String>,
+    correlation_id: Option<String>,
+    causation_id: Option<String>,
+}
+
+impl From<&PersistedEvent> for Content {
+    fn from(event: &PersistedEvent) -> Self {
+        let json = |metadata: &Metadata| serde_json::from_slice(metadata.as_bytes()).unwrap();
+        Self {
+            id: event.event_id,
+            version: event.aggregate_version,
+            aggregate_type: event.aggregate_type.to_string(),
+            event_type: event.event_type.to_string(),
+            event_version: event.event_version,
+            payload: event.payload.to_vec(),
+            metadata: event.metadata.as_ref().map(json),
+            trace_id: event.trace_id.clone(),
+            correlation_id: event.correlation_id.clone(),
+            causation_id: event.causation_id.clone(),
+        }
+    }
 }
 
 /// The events of each aggregate in the order of the log.
@@ -71,12 +95,7 @@ async fn contents<DB: Backend>(store: &EventStore<DB>) -> BTreeMap<String, Vec<C
         contents
             .entry(event.aggregate_id.clone())
             .or_default()
-            .push(Content {
-                id: event.event_id,
-                version: event.aggregate_version,
-                event_type: event.event_type.to_string(),
-                payload: event.payload.to_vec(),
-            });
+            .push(Content::from(&event));
     }
     contents
 }
@@ -292,6 +311,95 @@ async fn an_event_that_the_log_refuses_ends_the_importer_and_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_database_ends_no_importer() {
+    let server = TestPostgres::builder().start();
+    let database = server.database().await;
+    let single = Single::new().await;
+    let written = tempfile::NamedTempFile::new().unwrap();
+    let mut command = importer(&database.url, &single.url);
+    let running = Process::start(command.stderr(written.reopen().unwrap()));
+    let store = database.store().await;
+    for version in 1..=50 {
+        single.publish("a", version).await;
+    }
+    // Its worker has started, too, which needs a database.
+    until("all is imported and handled", async || {
+        let handled = sqlx::query_scalar("SELECT events FROM order_totals");
+        let handled = handled.fetch_one(store.pool()).await;
+        handled.is_ok_and(|events: i64| events == 50)
+    })
+    .await;
+
+    server.crash();
+    for version in 51..=100 {
+        single.publish("a", version).await;
+    }
+    until("it cannot store any", async || {
+        let written = std::fs::read_to_string(written.path()).unwrap();
+        written.contains("the database cannot be used, trying again")
+    })
+    .await;
+    server.start();
+    until("it has imported all", async || {
+        sqlx::query_scalar("SELECT count(*) FROM events")
+            .fetch_one(store.pool())
+            .await
+            .is_ok_and(|count: i64| count == 100)
+    })
+    .await;
+    running.terminate();
+    let versions = contents(&store).await["a"]
+        .iter()
+        .map(|event| event.version)
+        .collect::<Vec<_>>();
+    assert_eq!(versions, (1..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_importers_store_each_event_once_with_every_field() {
+    let single = Single::new().await;
+    let start = || Process::start(&mut importer(&single.database.url, &single.url));
+    let importers = [start(), start()];
+    let mut published: BTreeMap<String, Vec<Content>> = BTreeMap::new();
+    for number in 0..600_u32 {
+        let order = format!("o{}", number % 7);
+        let events = published.entry(order.clone()).or_default();
+        let json = format!(r#"{{"number": {number}}}"#);
+        let event = PersistedEvent::new(EventRecord {
+            // No consumer of the importer handles it, so that it may have another version.
+            aggregate_type: "Shipment".into(),
+            aggregate_id: order,
+            aggregate_version: length(events) + 1,
+            event_id: Uuid::now_v7(),
+            event_type: "Placed".into(),
+            event_version: 1 + i32::from(number % 7 == 0),
+            payload: r#"{"amount":1}"#.into(),
+            metadata: Some(Metadata::from_json_text(json)),
+            trace_id: Some(format!("trace {number}")),
+            correlation_id: Some(format!("correlation {number}")),
+            causation_id: Some(format!("causation {number}")),
+            ..EventRecord::default()
+        });
+        events.push(Content::from(&event));
+        let (subject, message) = stream::message(&event).unwrap();
+        let sent = single.context.send_publish(subject, message).await.unwrap();
+        sent.await.unwrap();
+    }
+    until("everything is imported", async || {
+        events_in(&single.store).await >= 600
+    })
+    .await;
+    for importer in importers {
+        importer.terminate();
+    }
+    let stored = contents(&single.store).await;
+    for (order, events) in &published {
+        assert_eq!(stored[order], *events, "{order}");
+    }
+    assert_eq!(count(&stored), 600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_leaves_no_message_unacknowledged() {
     let single = Single::new().await;
     let mut command = importer(&single.database.url, &single.url);
@@ -414,7 +522,8 @@ impl Writer {
         let [order, events, pause, ending, amount, ..] = *Uuid::new_v4().as_bytes();
         let placed = |n: u8| {
             let amount = serde_json::json!({ "amount": i64::from(amount) + i64::from(n) });
-            NewEvent::json("Order", format!("o{}", order % 25), "Placed", &amount).unwrap()
+            let placed = NewEvent::json("Order", format!("o{}", order % 25), "Placed", &amount);
+            described(placed.unwrap(), pause)
         };
         let events: Vec<NewEvent> = (0..=events % 3).map(placed).collect();
         let mut tx = self.store.begin().await.unwrap();
@@ -429,6 +538,19 @@ impl Writer {
         tx.commit().await.unwrap();
         events.len() as u64
     }
+}
+
+/// Fills in every other field of some events.
+fn described(event: NewEvent, random: u8) -> NewEvent {
+    if random.is_multiple_of(3) {
+        return event;
+    }
+    let metadata = format!(r#"{{"user": "Zoë \" {random}"}}"#);
+    event
+        .metadata(Metadata::from_json_text(metadata))
+        .trace_id(format!("trace/{random}"))
+        .correlation_id(format!("Bestellung № {random}"))
+        .causation_id(format!("cause {random}"))
 }
 
 /// What was sent to the stream, including the repeats that it drops.
@@ -615,6 +737,11 @@ async fn both_logs_have_each_event_once_after_20_kills_of_each() {
 
     let log = contents(&source.store).await;
     let events = count(&log) as u64;
+    assert_eq!(
+        events,
+        appended.load(Ordering::Relaxed),
+        "all that was appended"
+    );
     until("everything is imported", async || {
         events_in(&target).await >= events
     })

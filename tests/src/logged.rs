@@ -4,6 +4,7 @@ use std::fmt::{Debug, Write as _};
 use std::sync::{LazyLock, Mutex};
 
 use tracing::field::{Field, Visit};
+use tracing::instrument::WithSubscriber as _;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
@@ -14,6 +15,15 @@ static LINES: LazyLock<&'static Mutex<Vec<String>>> = LazyLock::new(|| {
         .expect("the only subscriber of this test binary");
     lines
 });
+
+/// Runs a future and returns what it logs itself, without its tasks.
+pub async fn logging<F: Future>(future: F) -> (F::Output, Vec<String>) {
+    let lines: &'static Mutex<Vec<String>> = Box::leak(Box::default());
+    let registry = tracing_subscriber::registry::Registry::default();
+    let output = future.with_subscriber(registry.with(Keep(lines))).await;
+    let lines = lines.lock().expect("no panic in between").clone();
+    (output, lines)
+}
 
 struct Keep(&'static Mutex<Vec<String>>);
 

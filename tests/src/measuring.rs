@@ -37,9 +37,11 @@ impl Arguments {
         Only(std::iter::from_fn(|| self.value("--only")).collect())
     }
 
-    /// The directory for the results, created before anything is measured; the current one by default.
+    /// The directory for the results, created before anything is measured; `target/results` by default.
     pub fn out(&mut self) -> PathBuf {
-        let out: PathBuf = self.value("--out").unwrap_or_else(|| ".".into());
+        let out: PathBuf = self
+            .value("--out")
+            .unwrap_or_else(|| "target/results".into());
         let created = std::fs::create_dir_all(&out);
         if let Err(error) = created {
             refuse(&format!("cannot create `{}`: {error}", out.display()));

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ const OUTSIDE: &str = "TEST_WORKER_OUTSIDE";
 /// A worker in a process of its own; killed when this value goes.
 pub struct WorkerProcess {
     child: Child,
+    /// What it has said, until it is read.
+    said: Option<ChildStdout>,
 }
 
 /// The settings of a worker's process that is yet to start.
@@ -58,8 +60,14 @@ impl WorkerProcess {
     /// A process of that program, one of those that call [`worker_main`], on this database.
     #[must_use]
     pub fn of<DB: TestDatabase>(program: &str, database: &Database<DB>) -> WorkerCommand {
+        Self::at(program, &database.url)
+    }
+
+    /// The same on the database of that URL.
+    #[must_use]
+    pub fn at(program: &str, url: &str) -> WorkerCommand {
         let mut command = Command::new(program);
-        command.env(URL, &database.url).stdin(Stdio::null());
+        command.env(URL, url).stdin(Stdio::null());
         WorkerCommand { command }
     }
 
@@ -71,6 +79,20 @@ impl WorkerProcess {
         self.child.wait().expect("wait for the process");
     }
 
+    /// Waits until it handles signals: before it says so, one would kill it.
+    pub fn wait_until_ready(&mut self) {
+        if let Some(said) = self.said.take() {
+            let first = BufReader::new(said).lines().next();
+            assert_eq!(first.expect("a line").expect("read it"), READY);
+        }
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("check the process");
+        ended.is_some()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, name: &str) {
         signal(&self.child, name);
@@ -79,6 +101,7 @@ impl WorkerProcess {
     /// Asks it to end, waits for that, and returns whether it succeeded.
     #[must_use]
     pub fn terminate(mut self) -> bool {
+        self.wait_until_ready();
         self.signal("TERM");
         self.wait().success()
     }
@@ -168,16 +191,21 @@ impl WorkerCommand {
         self
     }
 
+    /// Starts it, and waits until it is ready.
+    #[must_use]
+    pub fn start(self) -> WorkerProcess {
+        let mut process = self.spawn();
+        process.wait_until_ready();
+        process
+    }
+
     /// Starts it.
     #[must_use]
-    pub fn start(mut self) -> WorkerProcess {
+    pub fn spawn(mut self) -> WorkerProcess {
         self.command.stdout(Stdio::piped());
         let mut child = self.command.spawn().expect("start the worker's process");
-        // Before it says so, a signal would kill it.
-        let said = child.stdout.take().expect("its output");
-        let first = BufReader::new(said).lines().next();
-        assert_eq!(first.expect("a line").expect("read it"), READY);
-        WorkerProcess { child }
+        let said = child.stdout.take();
+        WorkerProcess { child, said }
     }
 }
 

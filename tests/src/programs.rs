@@ -8,6 +8,9 @@ use std::process::{Command, Output};
 /// What the manifest of such a program has instead of the library's directory.
 const LIBRARY: &str = "LIBRARY";
 
+/// The environment variable that leaves out the tests which need the history of this repository.
+const WITHOUT_HISTORY: &str = "TEST_WITHOUT_HISTORY";
+
 /// A program of `fixtures/`.
 #[derive(Clone, Copy)]
 pub struct Program {
@@ -42,8 +45,8 @@ impl Program {
     }
 
     /// Builds it below a directory, where all such programs share what they depend on, and returns its
-    /// file; `None`, with a message, if the history of this repository is not here, as in a shallow clone
-    /// or an archive. Where `CI` is set, that is a failure.
+    /// file. If the history of this repository is not here, as in a shallow clone or an archive, that is a
+    /// failure, or `None` with a message where `TEST_WITHOUT_HISTORY` is set.
     #[must_use]
     pub fn build(&self, directory: &Path) -> Option<String> {
         fs::create_dir_all(directory).expect("make the directory");
@@ -103,7 +106,7 @@ fn root() -> &'static Path {
 /// The repository as it was at a commit.
 fn check_out(commit: &str, directory: &Path) -> Option<PathBuf> {
     if !has_history(commit) {
-        let missing = missing(commit, env::var_os("CI").is_some());
+        let missing = missing(commit, env::var_os(WITHOUT_HISTORY).is_some());
         eprintln!("not tested: {missing}");
         return None;
     }
@@ -123,10 +126,12 @@ fn check_out(commit: &str, directory: &Path) -> Option<PathBuf> {
     Some(library)
 }
 
-/// What to do about a commit that is not here; a failure where tests must not be left out.
-fn missing(commit: &str, must_have: bool) -> String {
-    let missing = format!("commit {commit} is missing; run `git fetch --unshallow`");
-    assert!(!must_have, "{missing}");
+/// What to do about a commit that is not here; a failure unless its tests are left out.
+fn missing(commit: &str, is_left_out: bool) -> String {
+    let missing = format!(
+        "commit {commit} is missing; run `git fetch --unshallow`, or set `{WITHOUT_HISTORY}=1` to leave this test out"
+    );
+    assert!(is_left_out, "{missing}");
     missing
 }
 
@@ -157,16 +162,21 @@ fn run(command: &mut Command) -> Output {
 
 #[cfg(test)]
 mod tests {
-    use super::missing;
+    use super::{has_history, missing};
 
     #[test]
     #[should_panic(expected = "run `git fetch --unshallow`")]
-    fn a_commit_that_is_missing_fails_in_ci() {
-        missing("abc", true);
+    fn a_commit_that_is_missing_is_a_failure() {
+        missing("abc", false);
     }
 
     #[test]
-    fn a_commit_that_is_missing_is_named_elsewhere() {
-        assert!(missing("abc", false).starts_with("commit abc is missing"));
+    fn a_commit_that_is_missing_is_named_where_it_is_left_out() {
+        assert!(missing("abc", true).starts_with("commit abc is missing"));
+    }
+
+    #[test]
+    fn a_commit_that_no_one_made_is_missing() {
+        assert!(!has_history("0123456789012345678901234567890123456789"));
     }
 }

@@ -57,6 +57,7 @@ test_on!(
     rename_and_start_new_decide_about_names,
     redact_asks_and_replaces_a_payload,
     migrate_prints_the_sql_or_runs_it,
+    migrate_refuses_older_libraries_and_accepts_them_again,
     migrate_prints_the_tables_and_views_of_read_models,
     a_consumer_can_be_paused_before_it_ever_runs,
     a_resumed_consumer_shows_no_earlier_error,
@@ -696,6 +697,30 @@ async fn migrate_prints_the_sql_or_runs_it<DB: TestDatabase>(db: Database<DB>) {
         (exit, text.as_str()),
         (Exit::Done, "the tables are up to date\n")
     );
+}
+
+async fn migrate_refuses_older_libraries_and_accepts_them_again<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let cases = [
+        ("--refuse-older", "are refused", 7),
+        ("--accept-older", "are accepted", 4),
+    ];
+    let needs = "SELECT CAST(max(needs) AS BIGINT) FROM consumer_schema";
+    for (option, says, needed) in cases {
+        let users = Model::new("users");
+        let (exit, text) = cli(&db, &[&users], &format!("migrate {option}")).await;
+        assert_eq!(exit, Exit::Done, "{text}");
+        assert!(text.contains(says), "{text}");
+        assert_eq!(db.number(needs).await, needed);
+    }
+    for (option, _, needed) in cases {
+        let users = Model::new("users");
+        let (exit, script) = cli(&db, &[&users], &format!("migrate --print {option}")).await;
+        assert_eq!(exit, Exit::Done);
+        db.execute(&script).await;
+        assert_eq!(db.number(needs).await, needed);
+    }
 }
 
 /// A consumer with a read model, as [`Samples`] without settings of its own.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use consumer::admin::{Admin, AdminError};
 use consumer::{EventStore, StoreError, WorkerError};
 use consumer_tests::{
-    Database, Running, TestDatabase, TestPostgres, patiently, read_model, test_on, until,
+    Database, Running, TestDatabase, TestPostgres, logging, patiently, read_model, test_on, until,
 };
 use sqlx::{AssertSqlSafe, Postgres, Sqlite, raw_sql};
 
@@ -17,7 +17,8 @@ test_on!(
     tables_that_need_a_later_release_end_its_workers,
     nothing_is_claimed_on_tables_that_need_a_later_release,
     idle_rows_stay_on_tables_that_need_a_later_release,
-    the_guides_statements_keep_a_release_away_and_let_it_back,
+    older_libraries_are_refused_and_accepted_again,
+    a_worker_warns_while_earlier_libraries_are_accepted,
     operators_refuse_tables_that_need_a_later_release
 );
 
@@ -108,34 +109,50 @@ fn assert_newer(error: &StoreError) {
     );
 }
 
-/// The statements of the guide on updating the library, in their order.
-async fn the_guides_statements_keep_a_release_away_and_let_it_back<DB: TestDatabase>(
-    db: Database<DB>,
-) {
-    let guide = include_str!("../../consumer/src/guide/deploying.md");
-    let statements = guide.split("UPDATE consumer_schema SET ").skip(1);
-    let statements: Vec<String> = statements
-        .map(|rest| {
-            format!(
-                "UPDATE consumer_schema SET {}",
-                rest.split(';').next().unwrap()
-            )
-        })
-        .collect();
-    let [keep_away, let_back] = &statements[..] else {
-        panic!("{statements:?}");
-    };
-
-    // On tables that the library knows, as before `migrate`, the statement keeps no one out.
-    db.execute(keep_away).await;
-    db.store.check().await.unwrap();
+/// Tables that the library knows refuse no one who knows them, nor does a later version beside them.
+async fn older_libraries_are_refused_and_accepted_again<DB: TestDatabase>(db: Database<DB>) {
+    let needs = "SELECT CAST(max(needs) AS BIGINT) FROM consumer_schema";
+    let known = db.number("SELECT CAST(max(version) AS BIGINT) FROM consumer_schema");
+    let known = known.await;
     db.execute("INSERT INTO consumer_schema (version) VALUES (1001)")
         .await;
-    db.store.check().await.unwrap();
-    db.execute(keep_away).await;
-    assert_newer(&db.store.check().await.unwrap_err());
-    db.execute(let_back).await;
-    db.store.check().await.unwrap();
+    for _ in 0..2 {
+        db.store.refuse_older_libraries().await.unwrap();
+        assert_eq!(db.number(needs).await, known);
+        db.store.check().await.unwrap();
+    }
+    for _ in 0..2 {
+        db.store.accept_older_libraries().await.unwrap();
+        assert_eq!(db.number(needs).await, 4);
+    }
+    // A later library has refused this one, which cannot take that back.
+    db.execute("UPDATE consumer_schema SET needs = 1001 WHERE version = 1001")
+        .await;
+    assert_newer(&db.store.accept_older_libraries().await.unwrap_err());
+    assert_newer(&db.store.refuse_older_libraries().await.unwrap_err());
+}
+
+async fn a_worker_warns_while_earlier_libraries_are_accepted<DB: TestDatabase>(db: Database<DB>) {
+    let warns = async || {
+        let (report, lines) = logging(db.run_once(read_model("users"))).await;
+        assert!(!report.has_failures(), "{report}");
+        lines.iter().any(|line| line.contains("--refuse-older"))
+    };
+    assert!(!warns().await, "no earlier library has used the tables");
+    // As if one had created the tables, and this one had migrated them later.
+    let earlier = match DB::NAME {
+        "PostgreSQL" => "applied_at - interval '1 hour'",
+        _ => "strftime('%Y-%m-%dT%H:%M:%fZ', applied_at, '-1 hour')",
+    };
+    db.execute(&format!(
+        "UPDATE consumer_schema SET applied_at = {earlier} WHERE version <= 5"
+    ))
+    .await;
+    assert!(warns().await);
+    db.store.refuse_older_libraries().await.unwrap();
+    assert!(!warns().await);
+    db.store.accept_older_libraries().await.unwrap();
+    assert!(warns().await);
 }
 
 /// A worker that looks at the version of the tables this often, and the position that it had handled before

@@ -1,11 +1,17 @@
 //! Decisions: a typed history, a typed append with its version, and another attempt after a conflict.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use consumer::{Event, EventStore, ExpectedVersion, NewEvent, StoreError};
+use consumer::{
+    DecisionError, Event, EventStore, ExpectedVersion, HandlerError, NewEvent, StoreError,
+};
 use consumer_tests::{Database, TestDatabase, patiently, test_on};
 use serde::{Deserialize, Serialize};
+use sqlx::{Postgres, Transaction};
+use tokio::sync::Barrier;
 
 #[derive(Clone, Debug, PartialEq, Event, Serialize, Deserialize)]
 #[event(aggregate = "Account")]
@@ -234,4 +240,167 @@ async fn a_conflict_that_the_decision_deals_with_is_not_repeated<DB: TestDatabas
         .await;
     assert_eq!(decided.unwrap(), "known already");
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
+}
+
+/// Two decisions of which each waits for a row that the other one has locked, and how often they were made.
+async fn crossing<E, Kind>(db: &Database<Postgres>, attempts: u32) -> (Vec<Result<(), E>>, u32)
+where
+    E: From<StoreError> + From<sqlx::Error> + DecisionError<Kind>,
+{
+    db.execute("DROP TABLE IF EXISTS stock; CREATE TABLE stock (id INT, sold INT)")
+        .await;
+    db.execute("INSERT INTO stock VALUES (1, 0), (2, 0)").await;
+    let (store, made) = (&db.store, &AtomicU32::new(0));
+    let both = &Barrier::new(2);
+    let sell = async |order: &str, [one, other]: [i32; 2]| {
+        let mine = &AtomicU32::new(0);
+        let decide = |mut tx: Transaction<'static, Postgres>| async move {
+            made.fetch_add(1, Ordering::Relaxed);
+            let history = store.load::<AccountEvent>(&mut tx, order).await?;
+            let sell = "UPDATE stock SET sold = sold + 1 WHERE id = $1";
+            sqlx::query(sell).bind(one).execute(&mut *tx).await?;
+            if mine.fetch_add(1, Ordering::Relaxed) == 0 {
+                both.wait().await;
+            }
+            sqlx::query(sell).bind(other).execute(&mut *tx).await?;
+            let deposit = [Deposited { amount: 1 }];
+            store
+                .append_typed(&mut tx, order, history.version, &deposit)
+                .await?;
+            Ok((tx, ()))
+        };
+        store.retry_conflicts(attempts, decide).await
+    };
+    let (one, other) = tokio::join!(sell("a-1", [1, 2]), sell("a-2", [2, 1]));
+    (vec![one, other], made.load(Ordering::Relaxed))
+}
+
+/// A deadlock of the decisions' own statements, of which one is made again.
+async fn is_solved<E, Kind>(db: &Database<Postgres>)
+where
+    E: fmt::Debug + From<StoreError> + From<sqlx::Error> + DecisionError<Kind>,
+{
+    let (decided, made) = crossing::<E, Kind>(db, 5).await;
+    assert!(decided.iter().all(Result::is_ok), "{decided:?}");
+    assert_eq!(made, 3);
+    assert_eq!(db.numbers("SELECT sold::bigint FROM stock").await, [2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_on_another_table_is_decided_again() {
+    let db = Database::<Postgres>::fresh().await;
+    // A transparent error and one with a source, those of other crates, and the library's.
+    is_solved::<Refused, _>(&db).await;
+    is_solved::<StoreError, _>(&db).await;
+    is_solved::<Box<dyn Error + Send + Sync>, _>(&db).await;
+    is_solved::<Box<dyn Error>, _>(&db).await;
+    is_solved::<HandlerError, _>(&db).await;
+
+    // The control: with one attempt, it is an error.
+    let (decided, made) = crossing::<Refused, _>(&db, 1).await;
+    let failed: Vec<_> = decided
+        .iter()
+        .filter_map(|one| one.as_ref().err())
+        .collect();
+    assert!(matches!(failed[..], [Refused::Database(_)]), "{decided:?}");
+    assert_eq!(made, 2);
+}
+
+/// An error that hides its cause.
+#[derive(Debug, thiserror::Error)]
+#[error("not decided")]
+struct Hidden;
+
+impl From<StoreError> for Hidden {
+    fn from(_: StoreError) -> Self {
+        Self
+    }
+}
+
+const SERIALIZABLE: &str = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+
+/// The transaction of a decision that fails unless it could be the only one.
+async fn serializable(tx: &mut Transaction<'static, Postgres>) {
+    Postgres::execute_sql(tx, SERIALIZABLE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_serialization_failure_of_a_load_is_decided_again() {
+    let db = Database::<Postgres>::fresh().await;
+    db.execute("CREATE TABLE pairs (id INT, n INT); INSERT INTO pairs VALUES (1, 0), (2, 0)")
+        .await;
+    db.append_typed("a-1", &Deposited { amount: 7 }).await;
+    let (store, attempts) = (&db.store, &AtomicU32::new(0));
+    let decided: Result<i64, Hidden> = store
+        .retry_conflicts(5, |mut tx| async move {
+            let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
+            serializable(&mut tx).await;
+            let run = async |tx: &mut Transaction<'static, Postgres>, sql| {
+                Postgres::execute_sql(tx, sql).await.unwrap();
+            };
+            run(&mut tx, "SELECT n FROM pairs WHERE id = 1").await;
+            let mut other = store.begin().await?;
+            serializable(&mut other).await;
+            run(&mut other, "SELECT n FROM pairs WHERE id = 2").await;
+            run(&mut tx, "UPDATE pairs SET n = n + 1 WHERE id = 2").await;
+            if is_first {
+                // Neither can have been before the other.
+                run(&mut other, "UPDATE pairs SET n = n + 1 WHERE id = 1").await;
+                other.commit().await.unwrap();
+            }
+            let history = store.load::<AccountEvent>(&mut tx, "a-1").await?;
+            Ok((tx, balance(&history.events)))
+        })
+        .await;
+    assert_eq!(decided.unwrap(), 7);
+    assert_eq!(attempts.load(Ordering::Relaxed), 2);
+    assert_eq!(db.numbers("SELECT n::bigint FROM pairs").await, [1, 1]);
+}
+
+/// Two decisions that each count what both insert, which only their commits show.
+async fn counting(db: &Database<Postgres>, attempts: u32) -> (Vec<Result<(), StoreError>>, u32) {
+    db.execute("DROP TABLE IF EXISTS counted; CREATE TABLE counted (n BIGINT)")
+        .await;
+    let (store, made) = (&db.store, &AtomicU32::new(0));
+    let both = &Barrier::new(2);
+    let count = async |account: &str| {
+        let mine = &AtomicU32::new(0);
+        let decide = |mut tx: Transaction<'static, Postgres>| async move {
+            made.fetch_add(1, Ordering::Relaxed);
+            serializable(&mut tx).await;
+            let count = "INSERT INTO counted SELECT count(*) FROM counted";
+            sqlx::query(count).execute(&mut *tx).await?;
+            let deposit = [Deposited { amount: 1 }];
+            let any = ExpectedVersion::Any;
+            store.append_typed(&mut tx, account, any, &deposit).await?;
+            if mine.fetch_add(1, Ordering::Relaxed) == 0 {
+                both.wait().await;
+            }
+            Ok((tx, ()))
+        };
+        store.retry_conflicts(attempts, decide).await
+    };
+    let (one, other) = tokio::join!(count("a-1"), count("a-2"));
+    (vec![one, other], made.load(Ordering::Relaxed))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_cannot_be_serialized_is_decided_again() {
+    let db = Database::<Postgres>::fresh().await;
+    let (decided, made) = counting(&db, 5).await;
+    assert!(decided.iter().all(Result::is_ok), "{decided:?}");
+    assert_eq!(made, 3);
+    let counted = db.numbers("SELECT n FROM counted ORDER BY n");
+    assert_eq!(counted.await, [0, 1]);
+    // The control: with one attempt, the commit is an error.
+    let (decided, made) = counting(&db, 1).await;
+    let failed: Vec<_> = decided
+        .iter()
+        .filter_map(|one| one.as_ref().err())
+        .collect();
+    assert!(
+        matches!(failed[..], [StoreError::Database(_)]),
+        "{decided:?}"
+    );
+    assert_eq!(made, 2);
 }

@@ -1,6 +1,7 @@
 //! A program goes from the library's previous version to a release with a new type of event, new versions of two
 //! others, of which one has its first field, a renamed consumer, and a new version of a read model. Another
-//! consumer has segments, and one has effects outside of the database.
+//! consumer has segments, and one has effects outside of the database. All the while, processes are killed and
+//! started again at random moments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +13,7 @@ use std::process::{Command, Output};
 use consumer::admin::{ActivateOptions, Admin, Target};
 use consumer::aggregate_slice;
 use consumer_tests::releases::{after, append_after, append_known, append_unknown, placed_v2};
-use consumer_tests::{Database, Program, TestDatabase, WorkerProcess, test_on, until};
+use consumer_tests::{Database, Program, Restarts, TestDatabase, WorkerProcess, test_on, until};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -24,7 +25,7 @@ test_on!(
     [empty_sqlite, empty_postgres],
     a_library_update_and_a_deploy_hand_over_every_event_once,
     a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing,
-    without_the_statement_the_old_library_passes_over_a_type
+    an_old_library_that_is_accepted_passes_over_a_type
 );
 
 /// A consumer of a release.
@@ -106,10 +107,13 @@ async fn releases() -> Option<[Release; 3]> {
 }
 
 impl Release {
-    fn start<DB: TestDatabase>(&self, db: &Database<DB>) -> WorkerProcess {
-        WorkerProcess::of(&self.program, db)
-            .outside(&outside(db))
-            .start()
+    /// What starts a process of it, which need not be ready.
+    fn spawning<DB: TestDatabase>(
+        &self,
+        db: &Database<DB>,
+    ) -> impl Fn() -> WorkerProcess + Send + 'static {
+        let (program, url, outside) = (self.program.clone(), db.url.clone(), outside(db));
+        move || WorkerProcess::at(&program, &url).outside(&outside).spawn()
     }
 
     fn command<DB: TestDatabase>(&self, db: &Database<DB>, command: &str) -> Output {
@@ -367,64 +371,41 @@ fn fold(rows: &mut BTreeMap<String, Row>, id: String, position: i64) {
     *chain = (*chain * 31 + position) % 1_000_000_007;
 }
 
-/// A process, and what it is restarted as.
-struct Restarted(Release, Option<WorkerProcess>);
-
-impl Restarted {
-    fn start<DB: TestDatabase>(release: &Release, db: &Database<DB>) -> Self {
-        Self(release.clone(), Some(release.start(db)))
-    }
-
-    /// Kills it at this moment, and starts it again.
-    fn restart<DB: TestDatabase>(&mut self, db: &Database<DB>) {
-        if let Some(process) = self.1.take() {
-            process.kill();
-        }
-        self.1 = Some(self.0.start(db));
-    }
-
-    fn into_process(self) -> WorkerProcess {
-        self.1.unwrap()
-    }
-}
-
-/// Appends events, of which some are new, while old processes restart at any moment.
-async fn rounds<DB: TestDatabase>(db: &Database<DB>, old: &mut [Restarted], has_new: bool) {
+/// Appends events, of which some are new, while processes restart.
+async fn rounds<DB: TestDatabase>(db: &Database<DB>, restarts: &Restarts, has_new: bool) {
     for round in 0..4 {
         append_known(db, fastrand::usize(..6)).await;
-        let which = fastrand::usize(..old.len());
         if round % 2 == 0 {
-            old[which].restart(db);
+            restarts.restart_any();
         }
         if has_new {
             append_unknown(db).await;
         }
         append_known(db, fastrand::usize(1..6)).await;
         if round % 2 == 1 {
-            old[which].restart(db);
+            restarts.restart_any();
         }
     }
 }
 
-/// The statement of the guide, which keeps programs with an earlier library from the tables.
-fn statement() -> &'static str {
-    let guide = include_str!("../../consumer/src/guide/deploying.md");
-    let from = guide
-        .find("UPDATE consumer_schema SET needs = version")
-        .unwrap();
-    let (statement, _) = guide[from..].split_once("```").unwrap();
-    statement
-}
-
-/// A database that the previous library has migrated, in which two of its processes have handled events.
-async fn with_previous<DB: TestDatabase>(db: &Database<DB>, previous: &Release) -> [Restarted; 2] {
+/// A database that the previous library has migrated, in which two of its processes, `old 1` and `old 2`,
+/// have handled events.
+async fn with_previous<DB: TestDatabase>(db: &Database<DB>, previous: &Release) -> Restarts {
     fs::write(outside(db), "").unwrap();
     previous.migrate(db);
     db.execute(DB::CREATE_READ_MODEL).await;
-    let old = [(); 2].map(|()| Restarted::start(previous, db));
+    let restarts = Restarts::begin();
+    for name in ["old 1", "old 2"] {
+        restarts.add(name, previous.spawning(db));
+    }
     append_known(db, 20).await;
     previous.has_handled_all(db).await;
-    old
+    restarts
+}
+
+/// Checks that a refused process ends with an error.
+fn ends_refused(restarts: &Restarts, name: &str) {
+    assert!(!restarts.leave(name).ended(), "it ends with an error");
 }
 
 /// What processes of the release before say once the one after has taken over.
@@ -447,30 +428,31 @@ async fn a_library_update_and_a_deploy_hand_over_every_event_once<DB: TestDataba
     let Some([previous, before, after]) = releases().await else {
         return;
     };
-    let mut old = with_previous(&db, &previous).await;
-
-    // The library alone, in both orders: nothing changes for the processes with the previous one.
-    before.migrate(&db);
-    rounds(&db, &mut old, false).await;
-    previous.has_handled_all(&db).await;
-    let updated = before.start(&db);
-    rounds(&db, &mut old, false).await;
-    before.has_handled_all(&db).await;
-    updated.kill();
-    rounds(&db, &mut old, false).await;
-    previous.has_handled_all(&db).await;
-    let mut updated = [(); 2].map(|()| Restarted::start(&before, &db));
-    rounds(&db, &mut old, false).await;
-    let [left, last] = old;
-    left.into_process().kill();
-    rounds(&db, &mut updated, false).await;
-    before.has_handled_all(&db).await;
+    let restarts = with_previous(&db, &previous).await;
+    let updated = update_the_library(&db, &restarts, &previous, &before).await;
 
     // From now on, no process with the previous library works, or starts again.
-    db.execute(statement()).await;
-    assert!(!last.into_process().ended(), "it ends with an error");
+    restarts.may_end("old 2");
+    refuse_older(&db, &restarts).await;
+    ends_refused(&restarts, "old 2");
+    previous.is_refused(&db);
+    // And back, since nothing new was appended.
+    db.store.accept_older_libraries().await.unwrap();
+    restarts.add("old 3", previous.spawning(&db));
+    rounds(&db, &restarts, false).await;
+    for name in updated {
+        restarts.leave(name).kill();
+    }
+    rounds(&db, &restarts, false).await;
+    previous.has_handled_all(&db).await;
+    restarts.may_end("old 3");
+    refuse_older(&db, &restarts).await;
+    ends_refused(&restarts, "old 3");
     note_that_previous_ended(&db);
     previous.is_refused(&db);
+    for name in updated {
+        restarts.add(name, before.spawning(&db));
+    }
 
     // The first process of the new release has appended something, and is gone again.
     let first = append_unknown(&db).await;
@@ -478,46 +460,91 @@ async fn a_library_update_and_a_deploy_hand_over_every_event_once<DB: TestDataba
     for consumer in BEFORE {
         before.waits_before(&db, consumer, first).await;
     }
-    updated[0].restart(&db);
-    for consumer in BEFORE {
-        before.waits_before(&db, consumer, first).await;
-    }
-
-    // Both releases, then the new one alone.
-    let one = after.start(&db);
-    after.has_handled_all(&db).await;
-    says_what_is_taken(&db, &before, first).await;
-    rounds(&db, &mut updated, true).await;
-    after.has_handled_all(&db).await;
+    replace_the_release(&db, &restarts, &before, &after, first).await;
     previous.is_refused(&db);
-    let [left, last] = updated;
-    left.into_process().kill();
-    let another = after.start(&db);
-    let mut last = [last];
-    rounds(&db, &mut last, true).await;
     after.has_handled_all(&db).await;
-    says_what_is_taken(&db, &before, first).await;
-    let [last] = last;
-    assert!(last.into_process().terminate());
-    append_unknown(&db).await;
-    after.has_handled_all(&db).await;
+    println!("{} restarts on {}", restarts.end(), DB::NAME);
+    fs::remove_file(outside(&db)).unwrap();
+}
+
+/// The library alone, in both orders: nothing changes for the processes with the previous one, of which
+/// `old 2` is left. Returns the names of those with this library.
+async fn update_the_library<DB: TestDatabase>(
+    db: &Database<DB>,
+    restarts: &Restarts,
+    previous: &Release,
+    before: &Release,
+) -> [&'static str; 2] {
+    restarts.during(async || before.migrate(db)).await;
+    rounds(db, restarts, false).await;
+    previous.has_handled_all(db).await;
+    let updated = ["updated 1", "updated 2"];
+    let add = async |name| restarts.add(name, before.spawning(db));
+    restarts.during(async || add(updated[0]).await).await;
+    rounds(db, restarts, false).await;
+    before.has_handled_all(db).await;
+    restarts.leave(updated[0]).kill();
+    rounds(db, restarts, false).await;
+    previous.has_handled_all(db).await;
+    for name in updated {
+        add(name).await;
+    }
+    rounds(db, restarts, false).await;
+    restarts.leave("old 1").kill();
+    rounds(db, restarts, false).await;
+    before.has_handled_all(db).await;
+    updated
+}
+
+/// Keeps the previous library from the tables, while processes with either one restart.
+async fn refuse_older<DB: TestDatabase>(db: &Database<DB>, restarts: &Restarts) {
+    let refuse = async || db.store.refuse_older_libraries().await.unwrap();
+    restarts.during(refuse).await;
+}
+
+/// Both releases, then the new one alone. `first` is the first event that only the new one knows.
+async fn replace_the_release<DB: TestDatabase>(
+    db: &Database<DB>,
+    restarts: &Restarts,
+    before: &Release,
+    after: &Release,
+    first: i64,
+) {
+    restarts
+        .during(async || restarts.add("new 1", after.spawning(db)))
+        .await;
+    after.has_handled_all(db).await;
+    says_what_is_taken(db, before, first).await;
+    rounds(db, restarts, true).await;
+    after.has_handled_all(db).await;
+    restarts.leave("updated 1").kill();
+    restarts.add("new 2", after.spawning(db));
+    rounds(db, restarts, true).await;
+    after.has_handled_all(db).await;
+    says_what_is_taken(db, before, first).await;
+    assert!(restarts.leave("updated 2").terminate());
+    append_unknown(db).await;
+    after.has_handled_all(db).await;
 
     let admin = Admin::new(db.store.clone());
-    let totals = Target::new("totals").version(2);
-    admin
-        .activate(totals, ActivateOptions::new())
-        .await
-        .unwrap();
+    let activate = async || {
+        let totals = Target::new("totals").version(2);
+        admin
+            .activate(totals, ActivateOptions::new())
+            .await
+            .unwrap();
+    };
+    restarts.during(activate).await;
     let active = json!({ "state": "running", "is_active": true });
-    after.says(&db, ("totals", 2), active).await;
+    after.says(db, ("totals", 2), active).await;
     let replaced = json!({ "state": "other_version", "is_active": false });
-    after.says(&db, ("totals", 1), replaced).await;
+    after.says(db, ("totals", 1), replaced).await;
     let refunds = "SELECT event_type FROM events WHERE event_type = 'Refunded'";
     let refunded = db.numbers("SELECT CAST(sum(refunded) AS BIGINT) FROM totals");
     assert_eq!(refunded.await, [db.texts(refunds).await.len() as i64]);
-    assert!(one.terminate() && another.terminate());
-    after.has_handled_all(&db).await;
-    fs::remove_file(outside(&db)).unwrap();
+    for name in ["new 1", "new 2"] {
+        assert!(restarts.leave(name).terminate());
+    }
 }
 
 async fn a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing<DB: TestDatabase>(
@@ -526,42 +553,30 @@ async fn a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing<DB: TestDatab
     let Some([previous, before, after]) = releases().await else {
         return;
     };
-    let [left, last] = with_previous(&db, &previous).await;
+    let restarts = with_previous(&db, &previous).await;
 
-    // The library and the release at once: the statement comes before the first new process.
-    after.migrate(&db);
+    // The library and the release at once: the old library is refused before the first new process.
+    restarts.during(async || after.migrate(&db)).await;
     append_known(&db, 10).await;
-    db.execute(statement()).await;
-    left.into_process().kill();
-    let one = after.start(&db);
+    restarts.may_end("old 1");
+    restarts.may_end("old 2");
+    refuse_older(&db, &restarts).await;
+    drop(restarts.leave("old 1"));
+    restarts
+        .during(async || restarts.add("new 1", after.spawning(&db)))
+        .await;
     let first = append_unknown(&db).await;
     append_known(&db, 5).await;
     previous.is_refused(&db);
     after.has_handled_all(&db).await;
-    assert!(!last.into_process().ended(), "it ends with an error");
+    ends_refused(&restarts, "old 2");
     note_that_previous_ended(&db);
     previous.is_refused(&db);
 
-    // The release before, with this library, joins, and is all that is left.
-    let mut old = [(); 2].map(|()| Restarted::start(&before, &db));
-    rounds(&db, &mut old, true).await;
-    after.has_handled_all(&db).await;
-    says_what_is_taken(&db, &before, first).await;
-    one.kill();
-    let left = append_unknown(&db).await;
-    append_known(&db, 5).await;
-    before.waits_before(&db, BEFORE[0], left).await;
-    says_what_is_taken(&db, &before, first).await;
-    let admin = Admin::new(db.store.clone());
-    admin.rename("invoices", "billing").await.unwrap();
-    before.waits_before(&db, BEFORE[1], left).await;
-    old[1].restart(&db);
-    for consumer in [BEFORE[0], BEFORE[1], BALANCES, MAILS] {
-        before.waits_before(&db, consumer, left).await;
-    }
+    roll_back(&db, &restarts, (&before, &after), first).await;
 
     // The release after comes again, and takes the name when it is told to.
-    let one = after.start(&db);
+    restarts.add("new 2", after.spawning(&db));
     let held = json!({ "state": "held_back" });
     after.says(&db, ("invoices", 1), held).await;
     before
@@ -571,29 +586,63 @@ async fn a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing<DB: TestDatab
             json!({ "state": "waiting_for_release" }),
         )
         .await;
-    admin.rename("billing", "invoices").await.unwrap();
+    rename(&db, &restarts, ["billing", "invoices"]).await;
     after.has_handled_all(&db).await;
-    rounds(&db, &mut old, true).await;
+    rounds(&db, &restarts, true).await;
     after.has_handled_all(&db).await;
-    for process in old {
-        assert!(process.into_process().terminate());
+    for name in OLD {
+        assert!(restarts.leave(name).terminate());
     }
     append_unknown(&db).await;
     after.has_handled_all(&db).await;
-    assert!(one.terminate());
+    assert!(restarts.leave("new 2").terminate());
+    println!("{} restarts on {}", restarts.end(), DB::NAME);
     fs::remove_file(outside(&db)).unwrap();
 }
 
-/// The control, and what the guide says of programs with an earlier library.
-async fn without_the_statement_the_old_library_passes_over_a_type<DB: TestDatabase>(
-    db: Database<DB>,
+/// The processes of the release before, with this library, in a deploy that is rolled back.
+const OLD: [&str; 2] = ["before 1", "before 2"];
+
+/// The release before, with this library, joins, and is all that is left.
+async fn roll_back<DB: TestDatabase>(
+    db: &Database<DB>,
+    restarts: &Restarts,
+    (before, after): (&Release, &Release),
+    first: i64,
 ) {
+    for name in OLD {
+        restarts.add(name, before.spawning(db));
+    }
+    rounds(db, restarts, true).await;
+    after.has_handled_all(db).await;
+    says_what_is_taken(db, before, first).await;
+    restarts.leave("new 1").kill();
+    let left = append_unknown(db).await;
+    append_known(db, 5).await;
+    before.waits_before(db, BEFORE[0], left).await;
+    says_what_is_taken(db, before, first).await;
+    rename(db, restarts, ["invoices", "billing"]).await;
+    before.waits_before(db, BEFORE[1], left).await;
+    for consumer in [BEFORE[0], BEFORE[1], BALANCES, MAILS] {
+        before.waits_before(db, consumer, left).await;
+    }
+}
+
+async fn rename<DB: TestDatabase>(db: &Database<DB>, restarts: &Restarts, [old, new]: [&str; 2]) {
+    let admin = Admin::new(db.store.clone());
+    restarts
+        .during(async || admin.rename(old, new).await.unwrap())
+        .await;
+}
+
+/// The control, and what the guide says of programs with an earlier library.
+async fn an_old_library_that_is_accepted_passes_over_a_type<DB: TestDatabase>(db: Database<DB>) {
     let Some([previous, _, after]) = releases().await else {
         return;
     };
-    let [left, last] = with_previous(&db, &previous).await;
-    left.into_process().kill();
-    after.migrate(&db);
+    let restarts = with_previous(&db, &previous).await;
+    restarts.leave("old 1").kill();
+    restarts.during(async || after.migrate(&db)).await;
 
     let passed = append_after(&db, &after::OrderEvent::Refunded { amount: 1 }).await;
     append_known(&db, 3).await;
@@ -614,9 +663,9 @@ async fn without_the_statement_the_old_library_passes_over_a_type<DB: TestDataba
             .says(&db, (consumer.name, consumer.version), stopped)
             .await;
     }
-    last.into_process().kill();
+    restarts.leave("old 2").kill();
 
-    let one = after.start(&db);
+    restarts.add("new", after.spawning(&db));
     append_known(&db, 3).await;
     let lossy = folded(&db, |one| one != passed).await;
     let whole = folded(&db, |_| true).await;
@@ -633,6 +682,7 @@ async fn without_the_statement_the_old_library_passes_over_a_type<DB: TestDataba
         .await;
         assert_eq!(rows(&db, consumer).await, *expected, "{consumer}");
     }
-    assert!(one.terminate());
+    assert!(restarts.leave("new").terminate());
+    println!("{} restarts on {}", restarts.end(), DB::NAME);
     fs::remove_file(outside(&db)).unwrap();
 }

@@ -9,7 +9,7 @@ use consumer::prelude::*;
 use consumer::read_model::{ReadModelDatabase, Table, TableColumn};
 use consumer::testing::{ConsumerTest, TestError};
 use consumer::{EventStore, Formerly, HandlerError, Registered, TableError, WorkerError};
-use consumer_tests::{Database, TestDatabase, run_once, test_on};
+use consumer_tests::{Database, Running, TestDatabase, run_once, test_on, until};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use sqlx::{Postgres, Sqlite};
@@ -725,4 +725,35 @@ async fn a_file_that_is_opened_read_only_is_refused() {
     assert!(is_read_only, "{refused:?}");
     let text = refused.to_string();
     assert!(text.contains("the database is read-only"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_during_a_rename_records_no_table_of_the_old_name() {
+    let db = Database::<Postgres>::fresh().await;
+    let worker = || Worker::builder(db.store.clone()).consumer(People);
+    run_once(worker()).await;
+    // The lock of those that prepare tables stops a process that has seen no rename.
+    let mut tx = db.pool.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(7166182912370463012)")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let old = Running::start(worker());
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    until("it waits to prepare its table", async || {
+        db.number(waiting).await == 1
+    })
+    .await;
+    let admin = Admin::new(db.store.clone());
+    admin.rename("people", "persons").await.unwrap();
+    tx.commit().await.unwrap();
+
+    until("it is held back", async || {
+        old.consumers()[0].state.name() == "held_back"
+    })
+    .await;
+    let recorded = "SELECT consumer FROM consumer_read_models";
+    assert_eq!(db.texts(recorded).await, ["persons"]);
+    old.stop().await;
 }

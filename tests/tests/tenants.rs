@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::admin::Admin;
+use consumer::admin::{Admin, RebuildOptions};
 use consumer::prelude::*;
 use consumer::{OnError, PgEventStore, ReadModel, Schema, Settings, Worker};
 use consumer_tests::{
@@ -211,6 +211,64 @@ async fn commands_that_call_handlers_do_so_in_the_tenants_schema() {
         ["u-1 of Söhne & Co.events"],
         "{retried:?}"
     );
+}
+
+/// Empties the table that an unqualified name finds.
+#[derive(Default)]
+struct Names;
+
+#[consumer(name = "names", aggregates = ["User"])]
+impl Names {
+    async fn handle(
+        &self,
+        cx: &Context,
+        tx: &mut PgConnection,
+        event: &PersistedEvent,
+    ) -> Result<(), sqlx::Error> {
+        let insert = sqlx::query("INSERT INTO users VALUES ($1, $2)").persistent(false);
+        insert
+            .bind(&event.aggregate_id)
+            .bind(cx.log())
+            .execute(tx)
+            .await?;
+        Ok(())
+    }
+
+    #[on(reset)]
+    async fn reset(&self, tx: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let delete = sqlx::query("DELETE FROM users").persistent(false);
+        delete.execute(tx).await?;
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_resets_the_table_in_the_tenants_schema() {
+    let db = Database::<Postgres>::fresh().await;
+    let tenants = tenants(&db).await;
+    // The one that a session finds by itself.
+    db.execute("CREATE TABLE public.users AS SELECT 'of no tenant' AS id, '-' AS log")
+        .await;
+    for (tenant, name) in tenants.iter().zip(TENANTS) {
+        tenant.append("User", [format!("{name}-1")]).await;
+        run_once(Worker::builder(tenant.store.clone()).consumer(Names)).await;
+        // What a reset in this schema removes.
+        db.execute(&format!(
+            "INSERT INTO \"{name}\".users VALUES ('stale', '{name}')"
+        ))
+        .await;
+    }
+    let worker = || Worker::builder(tenants[1].store.clone()).consumer(Names);
+    let admin = worker().admin().unwrap();
+    admin.rebuild("names", RebuildOptions::new()).await.unwrap();
+    assert_eq!(written(&db, TENANTS[1]).await, [] as [String; 0]);
+    run_once(worker()).await;
+
+    let rebuilt = format!("{0}-1 of {0}.events", TENANTS[1]);
+    assert_eq!(written(&db, TENANTS[1]).await, [rebuilt]);
+    let untouched = ["acme-1 of acme.events", "stale of acme"];
+    assert_eq!(written(&db, TENANTS[0]).await, untouched);
+    assert_eq!(written(&db, "public").await, ["of no tenant of -"]);
 }
 
 #[derive(Debug, ReadModel)]

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::ops::Deref;
 
 use super::clock;
@@ -29,7 +30,7 @@ use crate::contract::driver_text;
 #[derive(Debug)]
 pub struct DriverError {
     error: sqlx::Error,
-    /// Whether a pool gave up because tokio's clock is paused.
+    /// Whether a timeout ended because tokio's clock is paused.
     clock_is_paused: bool,
 }
 
@@ -44,9 +45,17 @@ impl Deref for DriverError {
 impl From<sqlx::Error> for DriverError {
     fn from(error: sqlx::Error) -> Self {
         Self {
-            clock_is_paused: matches!(error, sqlx::Error::PoolTimedOut) && clock::is_paused(),
+            clock_is_paused: has_timed_out(&error) && clock::is_paused(),
             error,
         }
+    }
+}
+
+fn has_timed_out(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+        _ => false,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 
+use sqlx::error::DatabaseError;
 use sqlx::{Database, Pool};
 use uuid::Uuid;
 
@@ -102,6 +103,9 @@ pub trait Events: LogRows {
     /// Begins the transaction of a migration, one at a time. What it reads was there after the wait.
     const BEGIN_MIGRATION: &'static str;
 
+    /// The time `$` in the table of versions, in seconds.
+    const SECONDS: &'static str;
+
     /// Creates the table of versions.
     const VERSIONS: &'static str;
 
@@ -122,8 +126,8 @@ pub trait Events: LogRows {
     /// Programs with older libraries work with the tables of a later version, so what it adds must be
     /// right for rows and statements that do not know of it. A version for which that cannot be
     /// records itself, with the oldest version that a library must know: `INSERT INTO {versions}
-    /// (version, needs) VALUES (7, 7)`. It locks the checkpoint rows first, since no claim of an older
-    /// library follows.
+    /// (version, needs) VALUES (7, 7)`, and raises `NEEDED`. It locks the checkpoint rows first, since no
+    /// claim of an older library follows.
     const MIGRATIONS: [&'static str; KNOWN];
 
     /// Whether the error of a `BEGIN` can mean that the connection was in a transaction already.
@@ -174,7 +178,7 @@ pub trait Events: LogRows {
     fn is_held(error: &sqlx::Error) -> bool;
 
     /// Whether the error says that a concurrent transaction made this one fail.
-    fn is_concurrent(error: &sqlx::Error) -> bool;
+    fn is_concurrent(error: &dyn DatabaseError) -> bool;
 
     /// The sessions that hold locks on the tables, each in words.
     fn lock_holders(

@@ -16,6 +16,12 @@ const VERSION: &str = "SELECT CAST(COALESCE(max(version), 0) AS BIGINT) AS versi
 /// The oldest version that a library must know; since version 4.
 const NEEDS: &str = "SELECT CAST(max(needs) AS BIGINT) AS version FROM {versions}";
 
+/// Keeps libraries that know only earlier versions from the tables. A later version may be there, too.
+const REFUSE_OLDER: &str = "UPDATE {versions} SET needs = {known} WHERE version = {known};\n";
+
+/// Restores what the versions were recorded with.
+const ACCEPT_OLDER: &str = "UPDATE {versions} SET needs = {needed} WHERE version <= {known};\n";
+
 /// Qualified, since SQLite takes a quoted name that is not a column for a string.
 const PROBE_HEADS: &str = "
     SELECT t.{head aggregate_type}, t.{head aggregate_id}, t.{head aggregate_version}, t.updated_at
@@ -65,6 +71,48 @@ pub(crate) async fn migrate<DB: Events>(
     }
     // Before the commit: tables that do not fit are left without the library's beside them.
     check::<DB>(tx, settings, None).await
+}
+
+/// Refuses libraries that know only earlier versions of the tables, or accepts them again.
+pub(crate) async fn set_older_libraries<DB: Events>(
+    tx: &mut DB::Connection,
+    settings: &StoreSettings,
+    are_refused: bool,
+) -> Result<(), StoreError> {
+    run::<DB>(tx, settings, of_older_libraries(are_refused)).await
+}
+
+/// What [`set_older_libraries`] runs, for an administrator.
+#[cfg(feature = "cli")]
+pub(crate) fn older_libraries_sql(settings: &StoreSettings, are_refused: bool) -> String {
+    settings.render(of_older_libraries(are_refused))
+}
+
+const fn of_older_libraries(are_refused: bool) -> &'static str {
+    if are_refused {
+        REFUSE_OLDER
+    } else {
+        ACCEPT_OLDER
+    }
+}
+
+/// Whether a library that passes over events which it does not know has used the tables, and still may.
+#[cfg(feature = "worker")]
+pub(crate) async fn admits_passing_over<DB: Events>(
+    connection: &mut DB::Connection,
+    settings: &StoreSettings,
+) -> Result<bool, StoreError> {
+    // On SQLite, the times of versions that came together differ a little.
+    let admits = format!(
+        "SELECT CAST(count(*) AS BIGINT) AS version FROM {{versions}} AS old, {{versions}} AS new
+          WHERE old.version IN (4, 5) AND new.version = 6
+            AND {new} - {old} > 60
+            -- The first whose libraries step aside before such an event.
+            AND (SELECT max(needs) FROM {{versions}}) < 6",
+        new = DB::SECONDS.replace('$', "new.applied_at"),
+        old = DB::SECONDS.replace('$', "old.applied_at"),
+    );
+    Ok(version::<DB>(connection, settings, &admits).await? > 0)
 }
 
 /// Checks that the tables are there, up to date, have the columns of the mapping, and allow this

@@ -122,9 +122,11 @@ pub(crate) use self::log_rows::LogRow;
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
 #[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::log_rows::{readable_payload, readable_time};
-pub(crate) use self::migrations::{check, migrate, script};
+#[cfg(feature = "cli")]
+pub(crate) use self::migrations::older_libraries_sql;
 #[cfg(feature = "worker")]
-pub(crate) use self::migrations::{check_mapping, check_use};
+pub(crate) use self::migrations::{admits_passing_over, check_mapping, check_use};
+pub(crate) use self::migrations::{check, migrate, script, set_older_libraries};
 pub use self::mismatch::Mismatch;
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
@@ -138,7 +140,8 @@ pub use self::read::ReadRange;
 pub use self::renames::{HeldBack, HeldBackReason};
 #[cfg(feature = "worker")]
 pub(crate) use self::renames::{
-    NameStatements, Names, Program, Renamed, Start, held_back_by, lift, read_retired, rename,
+    NameStatements, Names, Program, Renamed, Start, held_back_by, lift, lock_retired, read_retired,
+    rename,
 };
 pub(crate) use self::repeat::refuse_other;
 #[cfg(feature = "worker")]

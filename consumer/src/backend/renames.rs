@@ -276,6 +276,15 @@ pub(crate) async fn read_retired<DB: Renames>(
     rows.iter().map(Retired::decode::<DB>).collect()
 }
 
+/// Like [`read_retired`], in the caller's transaction, until whose end no other name is retired.
+pub(crate) async fn lock_retired<DB: Renames>(
+    sql: &NameStatements,
+    tx: &mut DB::Connection,
+) -> Result<Vec<Retired>, sqlx::Error> {
+    sql.lock_names.fetch_as_script::<DB>(tx).await?;
+    read_retired::<DB>(sql, tx).await
+}
+
 /// Why a consumer without rows has none.
 pub(crate) fn held_back_by(retired: &[Retired], consumer: &ConsumerId) -> Option<HeldBack> {
     let by = retired.iter().find(|one| one.is(consumer))?;

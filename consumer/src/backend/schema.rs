@@ -3,7 +3,7 @@
 use super::StoreError;
 use super::column::{Column, Constant, Source, SqlType};
 use super::dialect::fill_in;
-use super::version::KNOWN;
+use super::version::{KNOWN, NEEDED};
 
 /// Maps the store to tables with other names, and to tables of another shape.
 ///
@@ -534,6 +534,7 @@ impl Schema {
         let own = match key {
             "log" => return self.events.clone(),
             "known" => return KNOWN.to_string(),
+            "needed" => return NEEDED.to_string(),
             "schema" => return quote(self.namespace.as_deref().unwrap_or_default()),
             "events" => return self.of_events(&self.events),
             "heads" => return self.of_events(&self.heads),

@@ -358,6 +358,12 @@ pub(super) struct Migrate {
     /// Prints the SQL instead of running it
     #[arg(long)]
     pub(super) print: bool,
+    /// Refuses programs with an older library
+    #[arg(long)]
+    pub(super) refuse_older: bool,
+    /// Accepts programs with an older library again
+    #[arg(long, conflicts_with = "refuse_older")]
+    pub(super) accept_older: bool,
 }
 
 #[derive(Debug, Args)]

@@ -13,7 +13,7 @@ use super::error::Outcome;
 use super::exit::Exit;
 use super::tables;
 use crate::admin::{ActivateOptions, Admin, ForgetOptions, Target, text};
-use crate::backend::Backend;
+use crate::backend::{Backend, older_libraries_sql};
 use crate::store::Redaction;
 use crate::worker::{WorkerBuilder, shutdown_signal};
 
@@ -285,11 +285,25 @@ impl StartNew {
 
 impl Migrate {
     async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
+        let store = admin.store();
         if self.print {
-            return Ok(print(console, admin.migration_sql().trim_end()));
+            let mut script = admin.migration_sql();
+            if self.refuse_older || self.accept_older {
+                script.push_str(&older_libraries_sql(store.settings(), self.refuse_older));
+            }
+            return Ok(print(console, script.trim_end()));
         }
-        admin.store().migrate().await?;
-        Ok(print(console, "the tables are up to date"))
+        store.migrate().await?;
+        let older = if self.refuse_older {
+            store.refuse_older_libraries().await?;
+            ", and programs with an older version of the library are refused"
+        } else if self.accept_older {
+            store.accept_older_libraries().await?;
+            ", and programs with an older version of the library are accepted"
+        } else {
+            ""
+        };
+        Ok(print(console, format!("the tables are up to date{older}")))
     }
 }
 

@@ -2,7 +2,8 @@
 
 use sqlx::Transaction;
 
-use super::{EventStore, conflicts};
+use super::EventStore;
+use super::conflicts::{self, DecisionError, is_concurrent};
 use crate::backend::{Backend, StoreError};
 use crate::contract::{Aggregate, Event, ExpectedVersion, NewEvent, PersistedEvent};
 
@@ -81,12 +82,11 @@ impl<DB: Backend> EventStore<DB> {
             return Ok(ExpectedVersion::NoStream);
         }
         let statements = &self.inner.statements;
-        Ok(
-            match DB::current_version(connection, statements, aggregate).await? {
-                0 => ExpectedVersion::NoStream,
-                version => ExpectedVersion::Exact(version),
-            },
-        )
+        let version = DB::current_version(connection, statements, aggregate).await;
+        Ok(match version.inspect_err(conflicts::note::<DB>)? {
+            0 => ExpectedVersion::NoStream,
+            version => ExpectedVersion::Exact(version),
+        })
     }
 
     /// Appends values of an event type to one aggregate in the caller's transaction, like
@@ -121,10 +121,18 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// The decision loads what it depends on, appends with the version that it has loaded, and may write
     /// other tables through the same transaction, which it returns with its result to have it committed.
-    /// If it returns an error, nothing of it is stored. It is made again if an append in it failed with
-    /// a [retryable](StoreError::is_retryable) error (in this task, not in one that it spawns), or if the
-    /// commit failed because of a concurrent transaction, so effects that a rollback does not undo belong
-    /// after it. Any other error is returned at once, and so is that of the last attempt.
+    /// If it returns an error, nothing of it is stored. It is made again
+    ///
+    /// - if an append in it failed with a [retryable](StoreError::is_retryable) error, in this task and not
+    ///   in one that it spawns;
+    /// - if any statement in it failed because of a concurrent transaction, as a deadlock or a serialization
+    ///   failure. Of the decision's own statements, the error that it returns must say so, as itself or as
+    ///   one of its [sources](std::error::Error::source);
+    /// - if the commit failed because of a concurrent transaction.
+    ///
+    /// So effects that a rollback does not undo belong after it. Any other error is returned at once, and so
+    /// is that of the last attempt. On Postgres, a decision that reads more than the aggregate that it
+    /// appends to may begin with `SET TRANSACTION ISOLATION LEVEL SERIALIZABLE`.
     ///
     /// Accounts with unique names, which an extra table ensures:
     ///
@@ -178,13 +186,13 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// # Errors
     /// That of the decision, or a [`StoreError`] of the transaction.
-    pub async fn retry_conflicts<T, E, F>(
+    pub async fn retry_conflicts<T, E, F, Kind>(
         &self,
         attempts: u32,
         mut decide: impl FnMut(Transaction<'static, DB>) -> F,
     ) -> Result<T, E>
     where
-        E: From<StoreError>,
+        E: From<StoreError> + DecisionError<Kind>,
         F: Future<Output = Result<(Transaction<'static, DB>, T), E>>,
     {
         let mut attempt = 1;
@@ -194,8 +202,10 @@ impl<DB: Backend> EventStore<DB> {
             let is_last = attempt >= attempts;
             let (tx, value) = match decided {
                 Ok(decided) => decided,
-                Err(error) if is_last || !conflict => return Err(error),
-                Err(_) => {
+                Err(error) => {
+                    if is_last || !(conflict || is_concurrent::<DB>(error.as_error())) {
+                        return Err(error);
+                    }
                     attempt += 1;
                     continue;
                 }
@@ -205,7 +215,7 @@ impl<DB: Backend> EventStore<DB> {
                     self.wake();
                     return Ok(value);
                 }
-                Err(error) if is_last || !DB::is_concurrent(&error) => {
+                Err(error) if is_last || !is_concurrent::<DB>(&error) => {
                     return Err(StoreError::from(error).into());
                 }
                 Err(_) => attempt += 1,

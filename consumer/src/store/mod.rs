@@ -1,7 +1,7 @@
 //! The event store: how events are appended and read.
 
 pub(crate) mod cause;
-mod conflicts;
+pub(crate) mod conflicts;
 pub(crate) mod decision;
 #[cfg(feature = "worker")]
 mod find_as_of;
@@ -318,6 +318,52 @@ impl<DB: Backend> EventStore<DB> {
         backend::script::<DB>(&self.inner.settings)
     }
 
+    /// Keeps programs from the tables whose version of this library knows only earlier tables than this one.
+    ///
+    /// Such a program no longer starts. One that runs handles nothing more, and ends within its
+    /// `advance_interval` (10 s by default); both report [`StoreError::NewerSchema`]. Call it when all
+    /// processes have this version of the library, and before new types or versions of events are appended:
+    /// a library that knows tables up to version 5 passes over types of events that it does not know. The
+    /// guide [`deploying`](crate::guide::deploying) describes the deploy.
+    ///
+    /// It can be called any number of times, needs the role that owns the tables, and is taken back by
+    /// [`accept_older_libraries`](Self::accept_older_libraries). With a schema for each tenant, each store
+    /// needs its own call.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// store.migrate().await?;
+    /// store.refuse_older_libraries().await?;
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::NotMigrated`] before [`migrate`](Self::migrate), [`StoreError::Forbidden`] for another
+    /// role, or those of [`check`](Self::check).
+    pub async fn refuse_older_libraries(&self) -> Result<(), StoreError> {
+        self.set_older_libraries(true).await
+    }
+
+    /// Takes [`refuse_older_libraries`](Self::refuse_older_libraries) back, so that programs with a library
+    /// that knows tables of version 4 or later can start again.
+    ///
+    /// Do so only while the log has no new type or version of an event: such a program passes over the types
+    /// that it does not know, and they are lost to its consumers.
+    ///
+    /// # Errors
+    /// Those of [`refuse_older_libraries`](Self::refuse_older_libraries).
+    pub async fn accept_older_libraries(&self) -> Result<(), StoreError> {
+        self.set_older_libraries(false).await
+    }
+
+    async fn set_older_libraries(&self, are_refused: bool) -> Result<(), StoreError> {
+        // Before, the version of the tables is one that older libraries know.
+        self.check().await?;
+        let mut tx = self.begin().await?;
+        backend::set_older_libraries::<DB>(&mut tx, &self.inner.settings, are_refused).await?;
+        Ok(tx.commit().await?)
+    }
+
     /// Checks that the server is supported, and that the tables exist, are up to date, have every
     /// column of the mapping, and can be read by this store's role; also that positions come from a
     /// sequence, or an `AUTOINCREMENT`, on which a worker loses no events, and that row-level security
@@ -414,7 +460,7 @@ impl<DB: Backend> EventStore<DB> {
     ) -> Result<Vec<PersistedEvent>, StoreError> {
         let append = Append::new(self.schema(), expected, events, cause::with_cause)?;
         let placed = DB::append(tx, &self.inner.statements, &append).await;
-        let placed = placed.inspect_err(conflicts::note)?;
+        let placed = placed.inspect_err(conflicts::note::<DB>)?;
         self.wake();
         Ok(append.persisted(placed))
     }
@@ -646,7 +692,8 @@ impl<DB: Backend> EventStore<DB> {
         let aggregate = (aggregate_type, aggregate_id);
         let (from, to) = (from.unwrap_or(i64::MIN), to.unwrap_or(i64::MAX));
         let statements = &self.inner.statements;
-        readable(DB::read_aggregate(connection, statements, aggregate, from, to).await?)
+        let rows = DB::read_aggregate(connection, statements, aggregate, from, to).await;
+        readable(rows.inspect_err(conflicts::note::<DB>)?)
     }
 }
 
@@ -672,6 +719,14 @@ impl<DB: Backend> EventStore<DB> {
     /// Changes with each append of this process, before and after its transaction commits.
     pub(crate) fn appended(&self) -> watch::Receiver<u64> {
         self.inner.appended.subscribe()
+    }
+
+    /// Whether a library that passes over events which it does not know has used the tables, and still may.
+    pub(crate) async fn admits_passing_over(&self) -> Result<bool, StoreError> {
+        let mut tx = backend::begin(self.pool(), DB::BEGIN_READ).await?;
+        let admits = backend::admits_passing_over::<DB>(&mut tx, self.settings()).await?;
+        tx.commit().await?;
+        Ok(admits)
     }
 
     /// Whether statements stay prepared on their connection, so that each takes one round trip.

@@ -74,7 +74,7 @@ impl<DB: Backend> EventStore<DB> {
         }
         self.appends(events)?;
         let once = self.append_once_patiently(tx, events).await;
-        let once = once.inspect_err(conflicts::note)?;
+        let once = once.inspect_err(conflicts::note::<DB>)?;
         self.wake();
         Ok(once)
     }

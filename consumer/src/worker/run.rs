@@ -213,6 +213,11 @@ impl<DB: Backend> Worker<DB> {
 async fn check_store<DB: Backend>(shared: &mut Shared<DB>) -> Result<(), WorkerError> {
     let checked = async {
         shared.store.check_access(Access::Work).await?;
+        if shared.store.admits_passing_over().await? {
+            tracing::warn!(
+                "programs with a library that passes over unknown events may still use the tables; once none runs, run `migrate --refuse-older` or call `EventStore::refuse_older_libraries`"
+            );
+        }
         shared.locate_tables().await
     };
     checked.await.map_err(|error| match error {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::backend::{
-    Backend, ReadModelTable, begin, prepare_version, prepare_view, refuse_elsewhere, table_schema,
+    Backend, ReadModelTable, begin, held_back_by, lock_retired, prepare_version, prepare_view,
+    refuse_elsewhere, table_schema,
 };
 use crate::contract::read_model::VersionTable;
 use crate::store::EventStore;
@@ -56,7 +57,13 @@ async fn prepare_in<DB: Backend>(
     let views = DB::view_statements(settings);
     let mut tx = begin(store.pool(), DB::BEGIN_TABLES).await?;
     let role = DB::role(&mut tx).await?;
+    // A rename since the consumer was told to start has moved the records of its tables. Made again under
+    // the old name, they would keep the new one from its table.
+    let retired = lock_retired::<DB>(&DB::name_statements(settings), &mut tx).await?;
     for consumer in consumers {
+        if held_back_by(&retired, consumer.id()).is_some() {
+            continue;
+        }
         let (id, Some(table)) = (consumer.id(), consumer.table()) else {
             continue;
         };

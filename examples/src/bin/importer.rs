@@ -15,6 +15,7 @@
 //!   which delivers it again later. Redelivery does not keep an order.
 //! - A message that is not an event, or whose event the log refuses, ends the program with an error
 //!   that names it, and is not acknowledged. Those before it are stored.
+//! - While the database is away, messages are returned to the stream, which delivers them again later.
 
 #[allow(dead_code)] // Each program uses one direction.
 #[path = "nats/stream.rs"]
@@ -31,7 +32,7 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{AckKind, Message};
 use consumer::prelude::*;
-use consumer::{Backend, EventStore, StoreError};
+use consumer::{Backend, EventStore, StoreError, sqlx};
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -129,6 +130,30 @@ impl fmt::Display for Received {
     }
 }
 
+/// What became of events that the log does not refuse.
+enum Answer {
+    /// They are stored, or wait for those before them.
+    Stored,
+    /// The database was away, and some are not stored.
+    Away,
+}
+
+/// Whether an error is about the database at this moment, and not about an event.
+fn can_pass(error: &StoreError) -> bool {
+    let StoreError::Database(error) = error else {
+        return error.is_retryable() || matches!(error, StoreError::ReadOnly(_));
+    };
+    match &**error {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut => true,
+        // Connections, concurrent transactions, resources and shutdowns; or a locked SQLite file.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            let classes = ["08", "40", "53", "57"];
+            code == "5" || code.len() == 5 && classes.iter().any(|class| code.starts_with(class))
+        }),
+        _ => false,
+    }
+}
+
 struct Importer<DB: Backend> {
     store: EventStore<DB>,
     messages: PullConsumer,
@@ -212,19 +237,28 @@ impl<DB: Backend> Importer<DB> {
                 }
             }
         }
-        self.import_events(&batch).await?;
-        undecodable
+        match self.import_events(&batch).await? {
+            Answer::Stored => undecodable,
+            // It comes again, after those before it.
+            Answer::Away => Ok(()),
+        }
     }
 
-    async fn import_events(&self, batch: &[Received]) -> anyhow::Result<()> {
-        if let Ok(true) = self.store_all(batch).await {
-            return acknowledge(batch).await;
+    async fn import_events(&self, batch: &[Received]) -> anyhow::Result<Answer> {
+        match self.store_all(batch).await {
+            Ok(true) => {
+                acknowledge(batch).await?;
+                return Ok(Answer::Stored);
+            }
+            Err(error) if can_pass(&error) => return self.wait_for_database(batch, error).await,
+            Ok(false) | Err(_) => {}
         }
         // One of them is early, or refused: each for itself.
         let mut stored = Vec::new();
         let mut waiting = HashSet::new();
-        let mut refused = Ok(());
-        for one in batch {
+        let mut outcome = Ok(Answer::Stored);
+        let mut left = batch.iter();
+        while let Some(one) = left.next() {
             if waiting.contains(&one.aggregate()) {
                 self.return_to_stream(one).await?;
                 continue;
@@ -236,14 +270,34 @@ impl<DB: Backend> Importer<DB> {
                     eprintln!("{one} waits for the versions before it");
                     self.return_to_stream(one).await?;
                 }
+                Err(error) if can_pass(&error) => {
+                    let rest = std::iter::once(one).chain(left);
+                    outcome = self.wait_for_database(rest, error).await;
+                    break;
+                }
                 Err(error) => {
-                    refused = Err(error).with_context(|| format!("{one} cannot be stored"));
+                    outcome = Err(error).with_context(|| format!("{one} cannot be stored"));
                     break;
                 }
             }
         }
         acknowledge(stored).await?;
-        refused
+        outcome
+    }
+
+    /// Returns messages to the stream that the database is not there for, and leaves it some time.
+    async fn wait_for_database(
+        &self,
+        batch: impl IntoIterator<Item = &Received>,
+        error: StoreError,
+    ) -> anyhow::Result<Answer> {
+        let error = anyhow::Error::from(error);
+        eprintln!("the database cannot be used, trying again: {error:#}");
+        for one in batch {
+            self.return_to_stream(one).await?;
+        }
+        tokio::time::sleep(self.pause.min(WAIT)).await;
+        Ok(Answer::Away)
     }
 
     /// Stores events in one transaction, unless one of them is not the next of its aggregate.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "worker")]
 use sqlx::Row as _;
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgArguments, PgConnection, PgDatabaseError, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions as _, PgPool};
@@ -229,6 +230,7 @@ impl Events for Postgres {
          SET LOCAL idle_in_transaction_session_timeout = '1min';
          SET LOCAL client_min_messages = warning"
     ));
+    const SECONDS: &'static str = "extract(epoch FROM $)";
     const VERSIONS: &'static str = migrations::VERSIONS;
     const CREATE_SCHEMA: &'static str = migrations::CREATE_SCHEMA;
     const EVENTS: &'static str = migrations::EVENTS;
@@ -315,8 +317,8 @@ impl Events for Postgres {
         error.is_some_and(|error| has_code(error, &["55P03", "40P01"]))
     }
 
-    fn is_concurrent(error: &sqlx::Error) -> bool {
-        postgres_error(error).is_some_and(|error| is_concurrent(error.code()))
+    fn is_concurrent(error: &dyn DatabaseError) -> bool {
+        error.code().is_some_and(|code| is_concurrent(&code))
     }
 
     async fn lock_holders(

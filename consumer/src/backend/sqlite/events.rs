@@ -6,6 +6,7 @@ use std::iter;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use sqlx::error::DatabaseError;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
@@ -148,6 +149,7 @@ impl Events for Sqlite {
     const BEGIN_READ: &'static str = "BEGIN";
     const BEGIN_APPEND: &'static str = connect::BEGIN_WRITE;
     const BEGIN_MIGRATION: &'static str = connect::BEGIN_WRITE;
+    const SECONDS: &'static str = "unixepoch($)";
     const VERSIONS: &'static str = migrations::VERSIONS;
     const CREATE_SCHEMA: &'static str = "";
     const EVENTS: &'static str = migrations::EVENTS;
@@ -227,8 +229,8 @@ impl Events for Sqlite {
         code == Some(BUSY)
     }
 
-    fn is_concurrent(error: &sqlx::Error) -> bool {
-        Self::is_held(error)
+    fn is_concurrent(error: &dyn DatabaseError) -> bool {
+        primary_code(error) == Some(BUSY)
     }
 
     async fn lock_holders(

@@ -1,7 +1,7 @@
 //! Measures workers against the loop that one would write by hand, on this machine, in one run.
 //!
 //! `cargo run --release -p consumer-tests --bin bench` makes its own servers and its own data, and
-//! writes a table (`bench.md`) and a plot (`bench.svg`) into `--out DIR`, or the current directory.
+//! writes a table (`bench.md`) and a plot (`bench.svg`) into `--out DIR`, or `target/results`.
 //! `--quick` is the short form for continuous integration: it runs every case once on little data
 //! and says nothing about speed. `--only WORD` runs the cases whose name contains the word.
 
