@@ -53,8 +53,9 @@ impl PgBouncer {
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
              auth_type = any\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 12\n\
              server_reset_query = \nignore_startup_parameters = extra_float_digits\n\
-             server_login_retry = 1\n",
-            users.display()
+             server_login_retry = 1\n{}",
+            users.display(),
+            without_prepared_statements()
         );
         std::fs::write(&file, configuration).expect("write the configuration");
         std::fs::write(&users, "\"postgres\" \"\"\n").expect("write the users");
@@ -109,6 +110,21 @@ fn start(file: &Path, port: u16) -> Option<Child> {
         assert!(started.elapsed() < timeout, "pgbouncer does not listen");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The setting by which it keeps no statements for its clients, if it can: it is the harder case for them.
+fn without_prepared_statements() -> &'static str {
+    // "PgBouncer 1.21.0" and more lines.
+    let version = Command::new(program()).arg("--version").output();
+    let version = version.expect("run pgbouncer --version").stdout;
+    let version = String::from_utf8_lossy(&version).into_owned();
+    let mut numbers = version
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|number| number.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) < (Some(1), Some(21)) {
+        return "";
+    }
+    "max_prepared_statements = 0\n"
 }
 
 fn program() -> &'static Path {

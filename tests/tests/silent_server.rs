@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use consumer::admin::{Admin, AdminError};
 use consumer::{
-    ConsumerState, ExpectedVersion, HealthProblem, NewEvent, OnError, PgEventStore, Report,
-    Settings, WorkerBuilder, WorkerError,
+    ConsumerState, ExpectedVersion, HealthProblem, LogProblem, NewEvent, OnError, PgEventStore,
+    Report, Settings, WorkerBuilder, WorkerError,
 };
 use consumer_tests::{
     Database, Model, Running, Standby, Switch, TestDatabase, TestPostgres, consumer, impatient,
@@ -490,6 +490,27 @@ async fn r4_a_database_whose_triggers_are_off_is_refused() {
             .consumer(read_model("users")),
     )
     .await;
+}
+
+/// The worker finds out when it connects again.
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_triggers_that_are_switched_off_later_end_the_worker() {
+    let db = Database::<Postgres>::fresh().await;
+    let running = Running::start(db.worker().consumer(read_model("users")));
+    db.append("User", ["a", "b"]).await;
+    patiently("it runs", running.caught_up()).await.unwrap();
+    db.execute(&format!(
+        "ALTER DATABASE {} SET session_replication_role = replica;
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+          WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        db.name()
+    ))
+    .await;
+    let ended = running.end().await.expect_err("the database is refused");
+    assert!(
+        matches!(ended, WorkerError::Log(LogProblem::TriggersOff)),
+        "{ended:?}"
+    );
 }
 
 // A frontier that waits

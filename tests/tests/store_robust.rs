@@ -13,7 +13,8 @@ use consumer::{
     Registered, Settings, StoreError, WorkerError,
 };
 use consumer_tests::{
-    Database, TestDatabase, TestPostgres, consumer, read_model, run_once, test_on, until,
+    Database, Running, TestDatabase, TestPostgres, consumer, patiently, read_model, run_once,
+    test_on, until,
 };
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgConnection, Postgres, Row as _, Sqlite};
@@ -44,6 +45,7 @@ async fn log_problem<DB: TestDatabase>(db: &Database<DB>) -> LogProblem {
 test_on!(
     [sqlite, postgres],
     an_event_at_a_position_below_one_is_refused,
+    an_event_that_comes_below_one_ends_the_worker,
     a_version_that_no_row_can_have_is_not_found,
     a_conflict_can_be_retried_and_a_duplicate_cannot
 );
@@ -58,6 +60,20 @@ async fn an_event_at_a_position_below_one_is_refused<DB: TestDatabase>(db: Datab
     db.execute("DELETE FROM events WHERE global_position < 1")
         .await;
     assert!(!db.run_once(read_model("users")).await.has_failures());
+}
+
+/// It is looked for with each poll, not only at the start.
+async fn an_event_that_comes_below_one_ends_the_worker<DB: TestDatabase>(db: Database<DB>) {
+    let running = Running::start(db.worker().consumer(read_model("users")));
+    db.append("User", ["ada"]).await;
+    patiently("it runs", running.caught_up()).await.unwrap();
+    db.execute(&insert(-3, "2020-01-01 00:00:00+00:00")).await;
+    match running.end().await.unwrap_err() {
+        WorkerError::Log(problem) => {
+            assert_eq!(problem, LogProblem::PositionBelowOne { position: -3 });
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn a_version_that_no_row_can_have_is_not_found<DB: TestDatabase>(db: Database<DB>) {

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Beyond this, the distance in positions tells enough.
 const MOST_COUNTED: i64 = 10_000;
 
-/// A rate is computed from at most so many events. A consumer handles fewer in an [`INTERVAL`].
+/// The most events that a rate is computed from. A consumer handles fewer in an [`INTERVAL`].
 const MOST_HANDLED: i64 = 200_000;
 
 /// The rates that a sparkline has.

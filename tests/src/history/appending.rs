@@ -11,12 +11,6 @@ use super::model::Verdict;
 use super::scripted::{NEW_TYPE, Scripted};
 use super::step::{Append, End, Script};
 
-/// Makes a row of SQLite's log one that cannot be decoded.
-const SPOIL: &str = "UPDATE events SET event_id = 'no id ' || event_id WHERE global_position = ";
-/// Restores such a row.
-pub(super) const UNSPOIL: &str =
-    "UPDATE events SET event_id = replace(event_id, 'no id ', '') WHERE global_position = ";
-
 /// A transaction beside the worker.
 pub(super) enum Writer<DB: HistoryBackend> {
     Open(DB::Connection, Vec<i64>),
@@ -80,11 +74,7 @@ impl<DB: HistoryBackend> Execution<'_, DB> {
             .append_in(&mut tx, ExpectedVersion::Any, events)
             .await?;
         let positions: Vec<i64> = stored.iter().map(|event| event.global_position).collect();
-        for (position, script) in positions.iter().zip(scripts) {
-            if *script == Script::Unreadable {
-                DB::execute_sql(&mut tx, &format!("{SPOIL}{position}")).await?;
-            }
-        }
+        spoil::<DB>(&mut tx, &positions, scripts).await?;
         tx.commit().await?;
         self.promised.extend(positions);
         Ok(())
@@ -158,7 +148,9 @@ impl<DB: HistoryBackend> Execution<'_, DB> {
         let store = self.database.store.clone();
         let stored = store.append_in(&mut connection, ExpectedVersion::Any, &events);
         let stored = stored.await.expect("append");
-        let positions = stored.iter().map(|event| event.global_position).collect();
+        let positions: Vec<i64> = stored.iter().map(|event| event.global_position).collect();
+        let spoilt = spoil::<DB>(&mut connection, &positions, scripts);
+        spoilt.await.expect("spoil");
         self.writers.push(Writer::Open(connection, positions));
     }
 
@@ -215,6 +207,21 @@ impl<DB: HistoryBackend> Execution<'_, DB> {
             self.void.extend(writer.positions());
         }
     }
+}
+
+/// Makes those of some new events unreadable that are to be.
+async fn spoil<DB: HistoryBackend>(
+    connection: &mut DB::Connection,
+    positions: &[i64],
+    scripts: &[Script],
+) -> Result<(), sqlx::Error> {
+    for (position, script) in positions.iter().zip(scripts) {
+        if *script == Script::Unreadable {
+            let spoil = format!("{} WHERE global_position = {position}", DB::SPOIL);
+            DB::execute_sql(connection, &spoil).await?;
+        }
+    }
+    Ok(())
 }
 
 fn new_event(typed: bool, aggregate: usize, script: Script) -> NewEvent {

@@ -31,6 +31,12 @@ pub trait HistoryBackend: TestDatabase {
     /// How a handler names a table whatever its `search_path` is.
     const HOME: &'static str;
 
+    /// Makes a row of the log one that cannot be decoded.
+    const SPOIL: &'static str;
+
+    /// Restores such a row.
+    const UNSPOIL: &'static str;
+
     /// Lists the tables and the view of the read model that the library keeps.
     const READ_MODELS: &'static str;
 
@@ -103,6 +109,10 @@ impl HistoryBackend for Sqlite {
 
     const HOME: &'static str = "";
 
+    const SPOIL: &'static str = "UPDATE events SET event_id = 'no id ' || event_id";
+
+    const UNSPOIL: &'static str = "UPDATE events SET event_id = replace(event_id, 'no id ', '')";
+
     const READ_MODELS: &'static str = "SELECT name FROM sqlite_schema
         WHERE type IN ('table', 'view') AND name GLOB 'history_totals*'";
 
@@ -171,6 +181,10 @@ impl HistoryBackend for Postgres {
     type Files = ();
 
     const HOME: &'static str = "public.";
+
+    const SPOIL: &'static str = "UPDATE events SET created_at = 'infinity'";
+
+    const UNSPOIL: &'static str = "UPDATE events SET created_at = now()";
 
     const READ_MODELS: &'static str = "SELECT relname::text FROM pg_class
         WHERE relkind IN ('r', 'v') AND relname LIKE 'history\\_totals%'";

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use consumer::admin::Admin;
 use consumer::{ConsumerState, EventStore, StartFrom, StoreError, Worker, WorkerBuilder};
 
-use super::appending::{UNSPOIL, Writer};
+use super::appending::Writer;
 use super::backend::HistoryBackend;
 use super::folded::{self, AS_TEXT, FOLD, VIEW};
 use super::model::{Id, Logged, Model, Observed, Row, Tables, Verdict, Work, known};
@@ -443,7 +443,8 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
 
     async fn repair_at(&mut self, position: i64) {
         if self.model.is_unreadable(position) {
-            self.database.execute(&format!("{UNSPOIL}{position}")).await;
+            let restore = format!("{} WHERE global_position = {position}", DB::UNSPOIL);
+            self.database.execute(&restore).await;
         }
         self.model.repair(position);
         self.world.outside.lock().unwrap().repaired.insert(position);

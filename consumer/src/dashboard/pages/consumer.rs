@@ -25,10 +25,10 @@ use crate::registry::entry::declared;
 /// The segments show which process each has.
 const MOST_WORKERS: usize = 3;
 
-/// Of an error, a row of the table of segments shows so many characters; the page of the event leads to all of it.
+/// The number of characters of an error that a row of the table of segments shows; the page of the event has all of it.
 const MOST_OF_ERROR: usize = 200;
 
-/// Of so many segments, the event that they do not get past has forms of its own.
+/// The most segments for which the page has forms for the event that they do not get past.
 const MOST_OBSTACLES: usize = 4;
 
 pub(crate) async fn consumer<DB: Backend>(

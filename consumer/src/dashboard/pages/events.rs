@@ -50,7 +50,7 @@ impl Asked {
         }
     }
 
-    /// What to say if there are no such events, in the whole log or among so many that were searched.
+    /// What to say if there are no such events, in the whole log or among those that were searched.
     fn without_events(&self, searched: Option<usize>) -> String {
         if let Some(searched) = searched {
             let searched = count(searched as u64, "event");
