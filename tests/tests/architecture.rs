@@ -133,7 +133,7 @@ fn files_that_name_a_database() -> BTreeSet<String> {
 fn the_guide_names_all_that_a_third_database_changes() {
     let guide = guide();
     let (_, section) = guide.split_once("# A third database").unwrap();
-    let (table, _) = section.split_once("\n\nThree files").unwrap();
+    let (table, _) = section.split_once("\n\nFour files").unwrap();
     let named: BTreeSet<String> = code(table).map(str::to_owned).collect();
     let files = files_that_name_a_database();
     assert!(files.len() >= 10, "only {files:?}");

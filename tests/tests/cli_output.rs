@@ -601,7 +601,7 @@ async fn explain_as_json_has_every_field<DB: TestDatabase>(db: Database<DB>) {
         "event": {
             "aggregate_type": "User", "aggregate_id": "ada", "event_type": "Changed", "event_version": 1,
         },
-        "outcome": { "kind": "handled" }, "handlers": [],
+        "outcome": { "kind": "handled" }, "handlers": [], "is_without_handler": false,
     });
     assert_eq!(explanation, expected);
 }

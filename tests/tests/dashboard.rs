@@ -272,6 +272,7 @@ async fn a_consumer_that_is_held_back_says_why<DB: TestDatabase>(db: Database<DB
             .formerly(Formerly::Unstated)
     };
     run_once(named("users").worker(&db)).await;
+    db.leave_alone().await;
     let served = Served::operable(named("accounts").worker(&db)).await;
     let overview = served.page("/").await;
     assert!(

@@ -7,6 +7,7 @@ use consumer_tests::{
     Database, Model, TestDatabase, command, consumer, impatient, keep_log, logged, rust_files,
     test_on,
 };
+use serde_json::Value;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Fields, ItemEnum, ItemStruct, Member};
 
@@ -204,5 +205,13 @@ async fn what_shows_a_handlers_error_shows_each_cause_once<DB: TestDatabase>(db:
     let words: Vec<&str> = table.split_whitespace().collect();
     assert_whole_chain("`status`", &words.join(" "));
     let (_, json) = command(invoices(), "status --json", []).await;
-    assert_whole_chain("`status --json`", &json);
+    let status: Value = serde_json::from_str(&json).unwrap();
+    let of_consumer = &status["consumers"][0];
+    for failing in [
+        &of_consumer["failing"],
+        &of_consumer["segments"][0]["failing"],
+    ] {
+        let error = failing["error"].as_str().unwrap();
+        assert_whole_chain("`status --json`", error);
+    }
 }

@@ -47,12 +47,10 @@ fn panicked<DB: TestDatabase>(running: &Running<DB>) -> Vec<&'static str> {
 
 test_on!(
     [sqlite, postgres],
-    a_scoped_consumer_is_woken_after_a_panic_of_the_task_that_wakes_it
+    a_scoped_consumer_is_woken_after_its_waker_panicked
 );
 
-async fn a_scoped_consumer_is_woken_after_a_panic_of_the_task_that_wakes_it<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_scoped_consumer_is_woken_after_its_waker_panicked<DB: TestDatabase>(db: Database<DB>) {
     let _alone = ALONE.lock().await;
     // The other test may have set it.
     let _ = metrics::set_global_recorder(Panics);

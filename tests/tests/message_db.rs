@@ -220,7 +220,7 @@ async fn read_on(conn: &mut PgConnection, seen: &mut Vec<i64>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r11_a_category_that_commits_later_at_a_lower_position_is_read() {
+async fn r11_a_category_that_commits_late_at_a_low_position_is_read() {
     let Some(message_db) = MessageDb::install().await else {
         return;
     };

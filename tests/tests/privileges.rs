@@ -331,13 +331,15 @@ async fn a_missing_usage_of_the_schema_is_named_too() {
         Schema::default()
             .database_schema("Ver kauf")
             .events("event log")
-            .sequence("numbers"),
+            .sequence("event log_global_position_seq"),
         Schema::default(),
     ] {
         let name = schema.clone();
         let store = db.store.clone().with_schema(schema).unwrap();
-        db.execute("CREATE SCHEMA IF NOT EXISTS \"Ver kauf\"; CREATE SEQUENCE IF NOT EXISTS \"Ver kauf\".numbers; REVOKE ALL ON SCHEMA public FROM PUBLIC")
-            .await;
+        db.execute(
+            "CREATE SCHEMA IF NOT EXISTS \"Ver kauf\"; REVOKE ALL ON SCHEMA public FROM PUBLIC",
+        )
+        .await;
         store.migrate().await.unwrap();
         let owner = Database::of(store, &db.url);
         let role = Role::new(&owner).await;

@@ -499,12 +499,16 @@ async fn r4_triggers_that_are_switched_off_later_end_the_worker() {
     let running = Running::start(db.worker().consumer(read_model("users")));
     db.append("User", ["a", "b"]).await;
     patiently("it runs", running.caught_up()).await.unwrap();
+    let name = db.name();
     db.execute(&format!(
-        "ALTER DATABASE {} SET session_replication_role = replica;
-         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-          WHERE datname = current_database() AND pid <> pg_backend_pid()",
-        db.name()
+        "ALTER DATABASE {name} SET session_replication_role = replica"
     ))
+    .await;
+    // After that is committed.
+    db.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+          WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
     .await;
     let ended = running.end().await.expect_err("the database is refused");
     assert!(

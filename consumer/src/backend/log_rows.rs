@@ -24,8 +24,10 @@ pub struct UnreadableEvent {
     /// The parts of it that can be decoded.
     pub(crate) event: PersistedEvent,
     /// Whether its payload is one of them.
+    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
     pub(crate) has_payload: bool,
     /// Whether its time is one of them.
+    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
     pub(crate) has_time: bool,
     /// The event's aggregate type, unless that is what cannot be decoded.
     pub(crate) aggregate_type: Option<Arc<str>>,

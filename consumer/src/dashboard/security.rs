@@ -13,6 +13,8 @@ use axum::response::Response;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use crate::worker::timeouts::after;
+
 /// Only the files of the dashboard run or are shown, forms lead only to it, and no other page frames it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -105,15 +107,14 @@ impl Tokens {
     fn can_be_kept(&self, token: &Uuid) -> bool {
         let issued = self.0.lock();
         let until = issued.unused.get(token);
-        until.is_some_and(|until| *until > Instant::now() + TOKEN_REUSE)
+        until.is_some_and(|until| *until > after(TOKEN_REUSE))
     }
 
     fn issue(&self) -> String {
-        let now = Instant::now();
         let token = Uuid::new_v4();
         let mut issued = self.0.lock();
-        issued.forget_until(now, MOST_TOKENS - 1);
-        let until = now + TOKEN_LIFETIME;
+        issued.forget_until(Instant::now(), MOST_TOKENS - 1);
+        let until = after(TOKEN_LIFETIME);
         issued.by_time.push_back((until, token));
         issued.unused.insert(token, until);
         token.to_string()
@@ -144,12 +145,10 @@ impl Issued {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use axum::http::Request;
     use axum::http::request::Parts;
 
-    use super::{MOST_TOKENS, TOKEN_REUSE, Tokens, is_same_origin};
+    use super::{MOST_TOKENS, TOKEN_REUSE, Tokens, after, is_same_origin};
 
     fn from(headers: &[(&str, &str)]) -> bool {
         let mut request = Request::post("/consumers/users/1/pause");
@@ -219,10 +218,10 @@ mod tests {
         let token = tokens.issue();
         let id = token.parse().unwrap();
         let until = |time| *tokens.0.lock().unused.get_mut(&id).unwrap() = time;
-        until(Instant::now() + TOKEN_REUSE);
+        until(after(TOKEN_REUSE));
         assert_ne!(tokens.of_page(&refresh(&token)), token);
         // The control, and the old one is still taken.
-        until(Instant::now() + TOKEN_REUSE * 3 / 2);
+        until(after(TOKEN_REUSE * 3 / 2));
         assert_eq!(tokens.of_page(&refresh(&token)), token);
         assert!(tokens.take(&token));
     }

@@ -660,6 +660,14 @@ impl Model {
                 releases().flat_map(|one| self.may_become_after_retry(id, position, event, one));
             may.extend(after_retry);
         }
+        // Each release tries an event that others failed on, and the attempts count on.
+        let attempts: u32 = releases().map(|one| one.retries + 1).sum();
+        if matches!(event.script, Script::FailFirst(failures) if failures < attempts)
+            && releases().any(|one| one.knows(event.script))
+            && !self.is_behind_parked(id, position, event)
+        {
+            may.push(Fate::Applied);
+        }
         if may.contains(&fate) {
             return Ok(fate);
         }
