@@ -280,9 +280,10 @@ async fn is_solved<E, Kind>(db: &Database<Postgres>)
 where
     E: fmt::Debug + From<StoreError> + From<sqlx::Error> + DecisionError<Kind>,
 {
-    let (decided, made) = crossing::<E, Kind>(db, 5).await;
+    let (decided, made) = crossing::<E, Kind>(db, 20).await;
     assert!(decided.iter().all(Result::is_ok), "{decided:?}");
-    assert_eq!(made, 3);
+    // The one that is made again may lock its row before the other one wakes, and they cross once more.
+    assert!(made >= 3, "made {made} times");
     assert_eq!(db.numbers("SELECT sold::bigint FROM stock").await, [2, 2]);
 }
 
