@@ -1034,6 +1034,19 @@ impl Model {
                 progress.uncertain.insert(call.position);
             }
         }
+        // No handler is called with these, but their attempts count.
+        let unreadable: Vec<i64> = self
+            .broken()
+            .into_iter()
+            .filter(|at| self.is_unreadable(*at))
+            .collect();
+        let ran = |id: &Id| work.releases(*id).next().is_some();
+        for (_, progress) in self.progress.iter_mut().filter(|(id, _)| ran(id)) {
+            let left = unreadable
+                .iter()
+                .filter(|at| !progress.fates.contains_key(at));
+            progress.uncertain.extend(left);
+        }
     }
 
     fn note_effects(&mut self, work: &Work<'_>, new: &[(Id, i64, Fate)]) {
