@@ -1,7 +1,7 @@
 //! One consumer as several lanes: divided and merged while events flow.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use consumer::{ConsumerState, Report, WorkerBuilder, aggregate_slice, merge_segments};
@@ -59,6 +59,7 @@ test_on!(
     a_consumer_is_divided_and_merged_while_events_flow,
     a_new_consumer_begins_with_a_row_for_each_segment,
     a_merge_during_a_retry_handles_no_event_twice,
+    a_row_that_is_split_keeps_whose_attempts_it_counts,
     rows_go_on_when_the_hold_of_an_abandoned_merge_ends,
     a_merge_of_an_unknown_consumer_is_refused,
     a_row_that_may_advance_does_so_without_a_new_event,
@@ -151,6 +152,48 @@ async fn a_merge_during_a_retry_handles_no_event_twice<DB: TestDatabase>(db: Dat
     assert_eq!(*state(&report), ConsumerState::ShutDown, "{report}");
     assert_eq!(rows(&db).await, 1);
     db.assert_applied_exactly_once_by_segments(NAME).await;
+}
+
+/// Otherwise the release that has used up its attempts would get one more in the new half.
+async fn a_row_that_is_split_keeps_whose_attempts_it_counts<DB: TestDatabase>(db: Database<DB>) {
+    let (_, right) = ids_of_halves();
+    db.append_one("Account", &right).await;
+    let calls = &Arc::new(AtomicUsize::new(0));
+    let worker = |segments, retries| {
+        let calls = Arc::clone(calls);
+        let failing = consumer(NAME, move |_, _: &mut DB::Connection, _| {
+            calls.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async { Err("not now".into()) })
+        });
+        let builder = db.worker().release("one").consumer(failing);
+        builder.configure_all(move |settings| {
+            let long = Duration::from_hours(1);
+            settings
+                .segments(segments)
+                .retries(retries)
+                .backoff(long, long)
+        })
+    };
+    let running = Running::start(worker(1, 1));
+    until("it has failed", async || {
+        let failed = "SELECT count(*) FROM consumer_progress WHERE attempts > 0";
+        db.number(failed).await == 1
+    })
+    .await;
+    running.stop().await;
+    // The retry is not due, so the row is only divided.
+    let running = Running::start(worker(2, 0));
+    until("it is divided", async || rows(&db).await == 2).await;
+    running.stop().await;
+    db.execute("UPDATE consumer_progress SET retry_at = NULL")
+        .await;
+    run_once(worker(2, 0)).await;
+    let stopped = "SELECT count(*) FROM consumer_progress WHERE state = 'stopped'";
+    assert_eq!(db.number(stopped).await, 1);
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    // The control: another release gets an attempt of its own.
+    run_once(worker(2, 0).release("another")).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
 }
 
 async fn rows_go_on_when_the_hold_of_an_abandoned_merge_ends<DB: TestDatabase>(db: Database<DB>) {

@@ -81,9 +81,9 @@ const LOCK_ROWS: &str = "
 const COPY_HALF: &str = "
     INSERT INTO {progress} (consumer, version, slice_from, slice_to, position, epoch, scope, state,
                             began, attempts, retry_at, failed_position, error, failed_releases,
-                            updated_at)
-    SELECT consumer, version, $4, slice_to, position, epoch, scope, state,
-           began, attempts, retry_at, failed_position, error, failed_releases, {now}
+                            worker_host, worker_pid, worker_release, worker_at, updated_at)
+    SELECT consumer, version, $4, slice_to, position, epoch, scope, state, began, attempts, retry_at,
+           failed_position, error, failed_releases, worker_host, worker_pid, worker_release, worker_at, {now}
       FROM {progress}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND slice_to > $4";
 
