@@ -35,6 +35,8 @@ mod standby;
 mod terminal;
 mod writers;
 
+use consumer::Column;
+
 pub use self::browser::{Browser, Element, Screen};
 pub use self::commands::command;
 pub use self::consumers::{
@@ -63,6 +65,23 @@ pub use self::sqlite::SqliteDatabase;
 pub use self::standby::{Standby, Switch};
 pub use self::terminal::{Piped, Terminal, plain};
 pub use self::writers::{Kind, NaiveReader, Tally, Writers, naive_step};
+
+/// All columns of the log.
+pub const COLUMNS: [Column; 13] = [
+    Column::GlobalPosition,
+    Column::AggregateType,
+    Column::AggregateId,
+    Column::AggregateVersion,
+    Column::EventId,
+    Column::EventType,
+    Column::EventVersion,
+    Column::Payload,
+    Column::TraceId,
+    Column::CorrelationId,
+    Column::CausationId,
+    Column::Metadata,
+    Column::CreatedAt,
+];
 
 /// The library under another path, as a crate that wraps it would offer it.
 pub mod reexport {

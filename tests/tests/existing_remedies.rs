@@ -5,7 +5,8 @@ use consumer::{
     StoreError, WorkerError,
 };
 use consumer_tests::{
-    Database, Running, TestDatabase, log_problem, patiently, read_model, run_once, until, watching,
+    COLUMNS, Database, Running, TestDatabase, log_problem, patiently, read_model, run_once, until,
+    watching,
 };
 use sqlx::{Postgres, Sqlite};
 
@@ -29,22 +30,6 @@ fn mismatches(error: StoreError) -> Vec<Mismatch> {
 fn remedies(error: StoreError) -> Vec<String> {
     mismatches(error).iter().map(Mismatch::remedy).collect()
 }
-
-const COLUMNS: [Column; 13] = [
-    Column::GlobalPosition,
-    Column::AggregateType,
-    Column::AggregateId,
-    Column::AggregateVersion,
-    Column::EventId,
-    Column::EventType,
-    Column::EventVersion,
-    Column::Payload,
-    Column::TraceId,
-    Column::CorrelationId,
-    Column::CausationId,
-    Column::Metadata,
-    Column::CreatedAt,
-];
 
 const TYPES: [SqlType; 4] = [
     SqlType::Uuid,

@@ -6,7 +6,7 @@ use consumer::{
     Column, EventStore, ExpectedVersion, Metadata, NewEvent, PersistedEvent, ReadRange, Schema,
     StoreError, Worker,
 };
-use consumer_tests::{Database, TestDatabase, test_on, watching};
+use consumer_tests::{COLUMNS, Database, TestDatabase, test_on, watching};
 use sqlx::{Postgres, Sqlite};
 
 fn event(id: &str) -> NewEvent {
@@ -141,21 +141,7 @@ async fn a_column_may_have_a_name_that_our_statements_use<DB: TestDatabase>(_: D
         "number", "bytes", "name", "event", "found", "measured", "new", "ordinal", "head", "base",
         "p", "n", "value",
     ];
-    let columns = [
-        Column::GlobalPosition,
-        Column::AggregateType,
-        Column::AggregateId,
-        Column::AggregateVersion,
-        Column::EventId,
-        Column::EventType,
-        Column::EventVersion,
-        Column::Payload,
-        Column::TraceId,
-        Column::CorrelationId,
-        Column::CausationId,
-        Column::Metadata,
-        Column::CreatedAt,
-    ];
+    let columns = COLUMNS;
     // Each column has each of the names once.
     for first in 0..names.len() {
         let db = Database::<DB>::empty().await;
