@@ -343,7 +343,8 @@ impl<'a> Chaos<'a> {
             .await;
         let everyone = || CONSUMERS.into_iter().chain([CONTROL]);
         for consumer in everyone() {
-            until("each consumer is at the head", async || {
+            let at_the_head = format!("{consumer} is at the head, {head}");
+            until(&at_the_head, async || {
                 let checkpoint = self.db.checkpoint(consumer).await;
                 checkpoint.is_some_and(|position| position >= head)
             })
