@@ -63,12 +63,23 @@ impl ReadAhead {
         let settings = segment.consumer.settings.clone();
         let reader = self.reader.take();
         let mut reader = reader.unwrap_or_else(|| BatchReader::new(segment.filter()));
+        let threads = self.threads.clone();
         let task = self.threads.spawn(async move {
             let frontier = shared.frontier.borrow().clone();
             let max_bytes = shared.batch_bytes(&settings);
             let batch = reader
                 .collect(&shared.log, &frontier, after, limit, max_bytes)
                 .await;
+            if let Ok(batch) = &batch
+                && let Some(next) = reader.needs_next(&shared.log, batch)
+            {
+                let (settled, incarnation) = (batch.head, batch.incarnation);
+                // While the batches of this range are handled, which are there.
+                threads.spawn(async move {
+                    let log = &shared.log;
+                    log.read_ahead(next, settled, incarnation, limit).await;
+                });
+            }
             (reader, batch)
         });
         self.reading = Some(Reading { after, task });

@@ -207,6 +207,15 @@ impl BatchReader {
         Ok(builder.finish())
     }
 
+    /// Where the lane reads on after a batch, if that part of the log has yet to be read; `None` if it is not
+    /// read for all lanes.
+    pub(crate) fn needs_next<DB: Backend>(&self, log: &Log<DB>, batch: &Batch) -> Option<i64> {
+        if self.is_rare {
+            return None;
+        }
+        log.end_of_cached(batch.up_to, batch.head, batch.incarnation)
+    }
+
     /// Decides whether the scope is still rare by how dense the events are that its index found.
     fn judge_density(&mut self, range: &LogRange) {
         let width = range.to.saturating_sub(range.after);

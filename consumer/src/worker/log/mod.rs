@@ -38,6 +38,8 @@ pub(crate) struct Log<DB: Backend> {
     /// The only reader: the first lane that needs a range reads it, and the others find it in the
     /// cache.
     reader: tokio::sync::Mutex<Option<PoolConnection<DB>>>,
+    /// Held while a range is read that no lane needs yet.
+    ahead: tokio::sync::Mutex<()>,
     cache: Mutex<Cache>,
     cache_bytes: u64,
     continuity: Continuity,
@@ -59,6 +61,7 @@ impl<DB: Backend> Log<DB> {
             name: store.schema().log_name(),
             store,
             reader: tokio::sync::Mutex::new(None),
+            ahead: tokio::sync::Mutex::new(()),
             cache: Mutex::new(Cache::default()),
             cache_bytes,
             continuity: Continuity::default(),
@@ -132,6 +135,36 @@ impl<DB: Backend> Log<DB> {
             first.get_or_insert(range);
         }
         Ok(first.unwrap_or_else(|| Arc::new(LogRange::new(after, up_to, Vec::new()))))
+    }
+
+    /// The position after the range that a lane reads from next, if what follows has yet to be read.
+    pub(crate) fn end_of_cached(
+        &self,
+        after: i64,
+        settled: i64,
+        incarnation: Incarnation,
+    ) -> Option<i64> {
+        let mut cache = self.cache.lock();
+        let end = match cache.find(after, incarnation) {
+            Some(range) => range.to,
+            None => after,
+        };
+        (end < settled && cache.find(end, incarnation).is_none()).then_some(end)
+    }
+
+    /// Reads a range that a lane will need soon into the cache, unless another one is being read in this way.
+    pub(crate) async fn read_ahead(
+        &self,
+        after: i64,
+        settled: i64,
+        incarnation: Incarnation,
+        batch_len: usize,
+    ) {
+        let Ok(_ahead) = self.ahead.try_lock() else {
+            return;
+        };
+        // If that fails, the lane that needs it reads it again, and reports the error.
+        let _ = self.read(after, settled, incarnation, batch_len).await;
     }
 
     /// Reads the events of a rare scope through its index, past the cache.
