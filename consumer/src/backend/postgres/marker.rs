@@ -44,14 +44,24 @@ impl Marker {
     pub(super) fn decode(row: &PgRow) -> Result<Option<Self>, sqlx::Error> {
         let last = row.len().saturating_sub(1);
         let numbers: Option<Vec<i64>> = row.try_get(last)?;
-        Ok(match numbers.as_deref() {
-            Some(&[started, recovered, standby, hides]) => Some(Self {
+        Ok(numbers.and_then(|numbers| Self::of(&numbers)))
+    }
+
+    /// The marker in a text, its numbers with spaces between them.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let numbers: Result<Vec<i64>, _> = text.split(' ').map(str::parse).collect();
+        Self::of(&numbers.ok()?)
+    }
+
+    fn of(numbers: &[i64]) -> Option<Self> {
+        match *numbers {
+            [started, recovered, standby, hides] => Some(Self {
                 incarnation: Incarnation { started, recovered },
                 is_standby: standby != 0,
                 hides_events: hides != 0,
             }),
             _ => None,
-        })
+        }
     }
 
     /// The marker in a row that must have one.
