@@ -24,7 +24,7 @@ const LOOKS: [&str; 13] = [
 ];
 
 /// In the statements that read whole events.
-const WHOLE_EVENTS: &str = "row_number";
+const WHOLE_EVENTS: &str = "ROWS UNBOUNDED PRECEDING";
 
 async fn filled<DB: TestDatabase>(db: &Database<DB>) {
     db.append_many(20_000).await;
