@@ -157,10 +157,13 @@ impl LaggingStandby {
         reached
     }
 
-    /// Leads no more connections to the standby, and lets those that are there see the rest of the log.
+    /// Leads no more connections to the standby, and ends those that are there. The control would stay, and a
+    /// standby whose replay rested for long may find that the primary has removed what it lacks.
     async fn end(&self) {
         let _ = self.switch.take_all_back();
-        until("its replay continues", async || self.replay("resume").await).await;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        sqlx::query(end).execute(&self.direct).await.unwrap();
     }
 
     async fn replay(&self, how: &str) -> bool {
