@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-#[cfg(feature = "worker")]
-use sqlx::{Row as _, ValueRef as _};
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgArguments, PgConnection, PgDatabaseError, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions as _, PgPool};
+#[cfg(feature = "worker")]
+use sqlx::{Row as _, ValueRef as _};
 use uuid::Uuid;
 
 #[cfg(feature = "worker")]
