@@ -51,8 +51,7 @@ async fn noted<DB: TestDatabase>(db: &Database<DB>, consumer: &str, position: i6
     .await;
 }
 
-/// Waits until a worker has looked for the next event of every row that does not run, which it knows to have
-/// been noted for one of them.
+/// Waits until a worker has looked for the next event of every paused row, by the note of one of them.
 async fn searched<DB: TestDatabase>(db: &Database<DB>, consumer: &str, position: i64) {
     noted(db, consumer, position).await;
     // The worker notes it again when it next looks.

@@ -1,8 +1,8 @@
 //! A server that restarts, takes back what it had not written to the disk, and gives the positions out again: what
 //! a worker has seen before that does not count, even where its connection outlives the server.
 //!
-//! A pooler keeps such connections. Here, all happens at once for a worker: the log cannot be read meanwhile, and
-//! the statistics are reset, which look like a restart.
+//! A pooler keeps such connections. Here, the worker sees everything change at once: the log is locked meanwhile, and
+//! the statistics are reset, which looks like a restart.
 
 use consumer::admin::Admin;
 use consumer::{ConsumerState, WorkerBuilder};
@@ -13,7 +13,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 
 const DRAW: &str = "SELECT nextval('events_global_position_seq')";
 
-/// Begins a transaction without which no one reads the log.
+/// Begins a transaction, until whose end no worker reads the log.
 async fn unseen(db: &Database<Postgres>) -> Transaction<'static, Postgres> {
     let mut tx = db.store.begin().await.unwrap();
     let lock = "LOCK TABLE events IN ACCESS EXCLUSIVE MODE";
@@ -157,7 +157,7 @@ async fn what_was_searched_before_a_restart_is_searched_again() {
         .await;
     };
     noted("orders", lost[0]).await;
-    // It notes it again when it next looks, so it has looked for an event of the other then.
+    // When it is noted again, the worker has also looked for an event of the other.
     db.execute("DELETE FROM consumer_pending").await;
     noted("orders", lost[0]).await;
 
