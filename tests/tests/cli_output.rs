@@ -51,6 +51,60 @@ async fn output_that_cannot_be_written_is_a_failure() {
     }
 }
 
+/// They have changed something by then, so only the exit status can tell.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_cannot_be_reported_is_a_failure() {
+    const STOP: &str = "UPDATE consumer_progress
+       SET state = 'stopped', position = 1, attempts = 1, failed_position = 2, error = 'no'";
+    const STATE: &str = "SELECT state FROM consumer_progress";
+    const HANDLED: &str = "SELECT CAST(events AS TEXT) FROM tally";
+    const PARKED: &str = "SELECT CAST(position AS TEXT) FROM consumer_parked";
+
+    // What is changed before a command, the command, and what a query shows then.
+    const CHANGES: [(&str, &str, &str, &[&str]); 9] = [
+        ("", "run --once", HANDLED, &["2"]),
+        ("", "pause tally", STATE, &["paused"]),
+        ("", "resume tally", STATE, &["running"]),
+        (STOP, "park tally 2", PARKED, &["2"]),
+        ("", "parked retry tally", PARKED, &[]),
+        (STOP, "skip tally 2 --yes", STATE, &["running"]),
+        (
+            "",
+            "redact 1 gone --yes",
+            "SELECT CAST(payload AS TEXT) FROM events WHERE global_position = 1",
+            &["gone"],
+        ),
+        (
+            "UPDATE tally SET events = 0",
+            "rebuild tally --without-reset --yes",
+            HANDLED,
+            &["2"],
+        ),
+        ("", "forget tally --force --yes", STATE, &[]),
+    ];
+    for (file, code) in [("/dev/full", 1), ("/dev/null", 0)] {
+        let db = Database::empty().await;
+        let run = |line: &str| {
+            let stdout = OpenOptions::new().write(true).open(file).unwrap();
+            let output = operator(&db, line).stdout(stdout).output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{line}: {stderr}");
+            let says_so = stderr.contains("the output could not be written");
+            assert_eq!(says_so, code == 1, "{line}: {stderr}");
+        };
+        run("migrate");
+        db.execute("CREATE TABLE tally (events BIGINT NOT NULL); INSERT INTO tally VALUES (0)")
+            .await;
+        assert_eq!(db.append("User", ["a", "b"]).await, [1, 2]);
+        for (before, line, query, expected) in CHANGES {
+            db.execute(before).await;
+            run(line);
+            assert_eq!(db.texts(query).await, expected, "{line}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_has_gone_is_not_a_failure() {
     let db = Database::fresh().await;

@@ -2,6 +2,8 @@
 //!
 //! Many other tests run through a pooler too, as `….::through_a_pooler`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use consumer::{ConsumerState, EventStore, OnError, PgEventStore, Settings, merge_segments};
@@ -10,7 +12,7 @@ use consumer_tests::{
     judging, patiently, read_model, until,
 };
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection, Postgres};
+use sqlx::{Connection, PgConnection, Postgres};
 
 /// A database behind a pooler with fewer connections than a worker uses, and with unusual defaults.
 struct Pooled {
@@ -52,7 +54,7 @@ async fn through_a_pooler_concurrent_writers_lose_nothing() {
     let pooled = Pooled::new().await;
     let db = &pooled.db;
     // The default is read-only, so a consumer without tx begins its own transaction.
-    let by_itself = consumer("b", |_, connection: &mut sqlx::PgConnection, event| {
+    let by_itself = consumer("b", |_, connection: &mut PgConnection, event| {
         Box::pin(async move {
             let mut tx = connection.begin_with("BEGIN READ WRITE").await?;
             Postgres::apply(&mut tx, "b", event).await?;
@@ -129,6 +131,57 @@ async fn restarting_the_pooler_loses_and_repeats_nothing() {
     }
 }
 
+/// The code of the error of a query whose statement has a name unless it is not persistent.
+async fn code_of(connection: &mut PgConnection, is_persistent: bool) -> Option<String> {
+    let query = sqlx::query("SELECT $1::bigint").bind(1_i64);
+    let done = query.persistent(is_persistent).execute(connection).await;
+    let error = done.err()?;
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// Before version 1.21, a pooler does not tell the statements of its clients apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn through_a_pooler_the_names_of_a_batch_collide_with_no_others() {
+    let db = Database::<Postgres>::behind_a_pooler().await;
+    // The control: two clients, which get the same connection of the server one after the other.
+    let mut clients = [
+        PgConnection::connect(&db.url).await.unwrap(),
+        PgConnection::connect(&db.url).await.unwrap(),
+    ];
+    for client in &mut clients {
+        assert_eq!(code_of(client, false).await, None);
+    }
+    let codes = [
+        code_of(&mut clients[0], true).await,
+        code_of(&mut clients[1], true).await,
+    ];
+    assert_eq!(codes, [None, Some("42P05".to_owned())]);
+    assert_eq!(code_of(&mut clients[1], false).await, None);
+
+    let calls = Arc::new(AtomicUsize::new(0));
+    let named = |name| {
+        let calls = Arc::clone(&calls);
+        let one = consumer(name, move |_, tx: &mut PgConnection, event| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                let position = event.global_position;
+                let query = sqlx::query("SELECT $1::bigint").bind(position);
+                query.execute(&mut *tx).await?;
+                Ok(Postgres::apply(tx, name, event).await?)
+            })
+        });
+        one.settings(impatient().batch_size(1))
+    };
+    let positions = db.append_many(10).await;
+    let worker = db.worker().consumer(named("a")).consumer(named("b"));
+    consumer_tests::run_once(worker).await;
+    for name in ["a", "b"] {
+        assert_eq!(db.applied(name).await, positions);
+    }
+    // A name that collides is not the event's failure, and the batch is repeated.
+    assert_eq!(calls.load(Ordering::Relaxed), 2 * positions.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn through_a_pooler_policies_and_the_guard_apply() {
     let pooled = Pooled::new().await;
@@ -141,7 +194,7 @@ async fn through_a_pooler_policies_and_the_guard_apply() {
         "bad" => Err("no".to_owned()),
         _ => Ok(()),
     });
-    let commits = consumer("commits", |_, tx: &mut sqlx::PgConnection, _| {
+    let commits = consumer("commits", |_, tx: &mut PgConnection, _| {
         Box::pin(async move {
             sqlx::raw_sql("ROLLBACK; INSERT INTO applied (consumer, position, aggregate, version) VALUES ('commits', 0, '', 0)")
                 .execute(tx)
@@ -177,7 +230,7 @@ async fn through_a_pooler_policies_and_the_guard_apply() {
 async fn through_a_pooler_a_hanging_handler_times_out() {
     let pooled = Pooled::new().await;
     pooled.direct.append("User", ["a"]).await;
-    let hangs = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
+    let hangs = consumer("c", |_, tx: &mut PgConnection, _| {
         Box::pin(async move {
             sqlx::raw_sql("SELECT pg_sleep(1000000)")
                 .execute(tx)

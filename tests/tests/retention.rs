@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consumer::admin::{Admin, RebuildOptions};
-use consumer::{ConsumerState, OnError, Report, Settings};
+use consumer::{ConsumerState, OnError, Report, Settings, WorkerBuilder, aggregate_slice};
 use consumer_tests::{
     Database, Model, Running, TestDatabase, consumer, impatient, keep_log, logged, patiently,
     read_model, run_once, test_on, until,
@@ -23,7 +23,12 @@ test_on!(
     a_rebuild_says_which_events_are_no_longer_in_the_log,
     a_new_version_says_which_events_are_no_longer_in_the_log,
     a_slow_consumer_says_which_events_were_deleted_before_it,
-    archiving_what_all_have_handled_raises_no_alarm
+    archiving_what_all_have_handled_raises_no_alarm,
+    a_retried_event_that_was_deleted_is_missed_after_a_restart,
+    evidence_of_an_event_that_was_deleted_is_kept,
+    what_one_consumer_has_passed_is_evidence_for_another,
+    the_next_event_of_a_segment_is_behind_many_of_another,
+    a_checkpoint_that_was_lowered_is_searched_from_again
 );
 
 test_on!([postgres], positions_that_were_rolled_back_raise_no_alarm);
@@ -44,6 +49,15 @@ async fn noted<DB: TestDatabase>(db: &Database<DB>, consumer: &str, position: i6
         db.numbers(&noted).await == [position]
     })
     .await;
+}
+
+/// Waits until a worker has looked for the next event of every paused row, by the note of one of them.
+async fn searched<DB: TestDatabase>(db: &Database<DB>, consumer: &str, position: i64) {
+    noted(db, consumer, position).await;
+    // The worker notes it again when it next looks.
+    let forget = format!("DELETE FROM consumer_pending WHERE consumer = '{consumer}'");
+    db.execute(&forget).await;
+    noted(db, consumer, position).await;
 }
 
 /// Lets `users` handle ten events, and pauses it before ten more; returns the positions of all.
@@ -290,6 +304,117 @@ async fn archiving_what_all_have_handled_raises_no_alarm<DB: TestDatabase>(db: D
     assert!(!report.has_failures(), "{report}");
     let words = ["archived", "no longer in the log"];
     assert_eq!(logged(&words), [""; 0]);
+}
+
+async fn a_retried_event_that_was_deleted_is_missed_after_a_restart<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let hour = Duration::from_hours(1);
+    let users = Model::new("users").settings(impatiently().backoff(hour, hour));
+    users.fail_on("bad", true);
+    let bad = db.append("User", ["bad", "good"]).await[0];
+    let worker = db.worker().advance_interval(Duration::from_millis(10));
+    let running = Running::start(worker.scoped_consumer(users.clone()));
+    noted(&db, "users", bad).await;
+    running.stop().await;
+    delete(&db, bad, bad).await;
+    let users = users.settings(impatiently());
+    let report = run_once(db.worker().scoped_consumer(users)).await;
+    let words = format!("events {bad} to {bad} were deleted");
+    assert!(has_stopped_at(&report, bad, &words), "{report}");
+}
+
+/// Makes `users` and `orders`, and pauses them.
+async fn both_paused<DB: TestDatabase>(db: &Database<DB>) -> [Model; 2] {
+    let both = [("users", "User"), ("orders", "Order")];
+    let both = both.map(|(name, scope)| Model::new(name).scope(&[scope]).settings(impatiently()));
+    run_once(running_both(db, &both)).await;
+    let admin = Admin::new(db.store.clone());
+    for name in ["users", "orders"] {
+        admin.pause(name).await.unwrap();
+    }
+    both
+}
+
+fn running_both<DB: TestDatabase>(db: &Database<DB>, both: &[Model; 2]) -> WorkerBuilder<DB> {
+    let [users, orders] = both.clone();
+    let worker = db.worker().scoped_consumer(users).scoped_consumer(orders);
+    worker.advance_interval(Duration::from_millis(10))
+}
+
+/// Also by a worker that has not seen that it is noted.
+async fn evidence_of_an_event_that_was_deleted_is_kept<DB: TestDatabase>(db: Database<DB>) {
+    let both = both_paused(&db).await;
+    let pending = db.append("User", ["a", "b"]).await;
+    let order = db.append_one("Order", "o").await;
+    let worker = running_both(&db, &both).snapshot_interval(Duration::from_hours(1));
+    let running = Running::start(worker);
+    noted(&db, "users", pending[0]).await;
+    delete(&db, pending[0], pending[0]).await;
+    for _ in 0..2 {
+        searched(&db, "orders", order).await;
+    }
+    running.stop().await;
+    noted(&db, "users", pending[0]).await;
+}
+
+async fn what_one_consumer_has_passed_is_evidence_for_another<DB: TestDatabase>(db: Database<DB>) {
+    let both = both_paused(&db).await;
+    let pending = db.append("User", ["a", "b", "c"]).await;
+    let order = db.append_one("Order", "o").await;
+    let running = Running::start(running_both(&db, &both));
+    noted(&db, "users", pending[0]).await;
+    noted(&db, "orders", order).await;
+    delete(&db, pending[0], pending[1]).await;
+    let admin = Admin::new(db.store.clone());
+    admin.resume("orders").await.unwrap();
+    let of_orders = "SELECT count(*) FROM consumer_pending WHERE consumer = 'orders'";
+    until("what it has passed is dropped", async || {
+        db.number(of_orders).await == 0
+    })
+    .await;
+    running.stop().await;
+    let report = resumed(&db, &both[0]).await;
+    let words = format!("events {} to {} were deleted", pending[0], pending[1]);
+    assert!(has_stopped_at(&report, pending[0], &words), "{report}");
+}
+
+/// More of the other than a worker reads at a time.
+async fn the_next_event_of_a_segment_is_behind_many_of_another<DB: TestDatabase>(db: Database<DB>) {
+    let id_in = |upper: bool| {
+        let mut ids = (0..1_000).map(|n| format!("u-{n}"));
+        ids.find(|id| (aggregate_slice(id) >= 512) == upper)
+            .unwrap()
+    };
+    let (lower, upper) = (id_in(false), id_in(true));
+    let users = Model::new("users").settings(impatiently().segments(2));
+    run_once(db.worker().scoped_consumer(users.clone())).await;
+    let admin = Admin::new(db.store.clone());
+    admin.pause("users").await.unwrap();
+    let mut tx = db.store.begin().await.unwrap();
+    for _ in 0..150 {
+        db.append_in(&mut tx, &lower).await;
+    }
+    let next = db.append_in(&mut tx, &upper).await;
+    tx.commit().await.unwrap();
+    let running = Running::start(db.worker().scoped_consumer(users));
+    let noted = "SELECT position FROM consumer_pending WHERE slice_from = 512";
+    until("it is noted", async || db.numbers(noted).await == [next]).await;
+    running.stop().await;
+}
+
+async fn a_checkpoint_that_was_lowered_is_searched_from_again<DB: TestDatabase>(db: Database<DB>) {
+    let first = db.append_one("User", "a").await;
+    let both = both_paused(&db).await;
+    let order = db.append_one("Order", "o").await;
+    let running = Running::start(running_both(&db, &both));
+    searched(&db, "orders", order).await;
+    let noted_of_users = "SELECT count(*) FROM consumer_pending WHERE consumer = 'users'";
+    assert_eq!(db.number(noted_of_users).await, 0);
+    db.execute("UPDATE consumer_progress SET position = 0 WHERE consumer = 'users'")
+        .await;
+    noted(&db, "users", first).await;
+    running.stop().await;
 }
 
 async fn positions_that_were_rolled_back_raise_no_alarm(db: Database<sqlx::Postgres>) {

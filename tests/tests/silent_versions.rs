@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use consumer::{Consumer, Context, HandlerError, OnError, PersistedEvent, Registered, Settings};
 use consumer_tests::{Database, Running, TestDatabase, patiently, run_once, test_on, until};
+use sqlx::Postgres;
 use tokio::sync::{Notify, Semaphore};
 use tracing::Subscriber;
 use tracing::field::{Field, Visit};
@@ -98,14 +99,14 @@ impl Mails {
         self.first.lock().unwrap().clone()
     }
 
-    /// Waits until version 2 has handled an event first, or has tried twice to begin a batch, so that
+    /// Waits until a version has handled an event first, or has tried twice to begin a batch, so that
     /// the first try has ended without one.
-    async fn version_2_has_had_its_chance(&self) {
-        let batch = (self.name.to_string(), 2);
-        until("version 2 tries", async || {
+    async fn has_had_its_chance(&self, version: u64) {
+        let batch = (self.name.to_string(), version);
+        until("the version tries", async || {
             let batches = BATCHES.lock().unwrap();
             let tries = batches.iter().filter(|one| **one == batch).count();
-            tries > 1 || self.first().iter().any(|(version, _)| *version == 2)
+            tries > 1 || self.first().iter().any(|(first, _)| *first == version)
         })
         .await;
     }
@@ -157,6 +158,7 @@ test_on!(
 test_on!(
     [postgres],
     a_version_waits_for_a_batch_that_began_before_it_was_added,
+    a_version_waits_for_one_that_its_claim_does_not_see,
 );
 
 test_on!(
@@ -194,7 +196,7 @@ async fn added_during_a_batch<DB: TestDatabase>(
         ..mails.clone()
     };
     let second = Running::start(db.worker().registered(second.version(2)));
-    mails.version_2_has_had_its_chance().await;
+    mails.has_had_its_chance(2).await;
     assert_eq!(mails.first(), [(1, position)]);
     mails.gate.add_permits(1);
     for worker in [first, second] {
@@ -204,6 +206,29 @@ async fn added_during_a_batch<DB: TestDatabase>(
     }
     assert_eq!(mails.first(), [(1, position)]);
     assert_eq!(*mails.effects.lock().unwrap(), [(1, position)]);
+}
+
+/// Version 2 was added while version 1 claimed its row, and has the precedence.
+async fn a_version_waits_for_one_that_its_claim_does_not_see(db: Database<Postgres>) {
+    let mails = Mails::new(true);
+    mails.gate.add_permits(1);
+    let mut second = db.store.begin().await.unwrap();
+    let precedence = format!(
+        "SELECT pg_advisory_xact_lock(hashtextextended('{}', 7166182912370463011))",
+        mails.name
+    );
+    Postgres::execute_sql(&mut second, &precedence)
+        .await
+        .unwrap();
+    let position = db.append_one("User", "a").await;
+    let first = Running::start(db.worker().registered(mails.version(1)));
+    mails.has_had_its_chance(1).await;
+    assert_eq!(mails.first(), []);
+    second.rollback().await.unwrap();
+    let handled = first.caught_up_to(position);
+    patiently("version 1 handles it", handled).await.unwrap();
+    first.stop().await;
+    assert_eq!(mails.first(), [(1, position)]);
 }
 
 async fn a_version_waits_while_another_s_parked_event_is_retried<DB: TestDatabase>(
@@ -219,7 +244,7 @@ async fn a_version_waits_while_another_s_parked_event_is_retried<DB: TestDatabas
     let retry = tokio::spawn(async move { admin.retry_parked(name, None).await });
     patiently("the retry begins", mails.entered.notified()).await;
     let second = Running::start(db.worker().registered(mails.version(2)));
-    mails.version_2_has_had_its_chance().await;
+    mails.has_had_its_chance(2).await;
     assert_eq!(mails.first(), [(1, position)]);
     mails.gate.add_permits(1);
     assert_eq!(retry.await.unwrap().unwrap().handled, 1);

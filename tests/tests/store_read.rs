@@ -6,7 +6,8 @@ use consumer::{
     Backend, EventStore, ExpectedVersion, Metadata, NewEvent, PersistedEvent, ReadRange,
 };
 use consumer_tests::{Database, TestDatabase, TestPostgres, test_on};
-use sqlx::Postgres;
+use sqlx::{Postgres, Sqlite};
+use tokio::runtime::Handle;
 
 /// An event with this payload.
 fn happened(payload: Vec<u8>) -> NewEvent {
@@ -418,6 +419,35 @@ async fn a_rare_scope_is_read_through_its_index() {
         assert!(!plan.contains("Rows Removed by Filter"), "{plan}");
         assert!(!plan.contains("events_pkey"), "{plan}");
     }
+}
+
+/// A reader that found events, and then not, would take the range for empty and pass over it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scoped_range_on_sqlite_is_read_as_of_one_moment() {
+    let db = Database::<Sqlite>::fresh().await;
+    let appended = db.append_many(100).await;
+    let scope = scope(&["User"]);
+    let range = ReadRange {
+        scope: Some(&scope),
+        ..everything()
+    };
+    let mut connection = db.pool.acquire().await.unwrap();
+    // It reads the schema before its first statement.
+    db.store.read_range(&mut connection, range).await.unwrap();
+    let (runtime, mut archived) = (Handle::current(), Some(db.pool.clone()));
+    // After these steps, SQLite is looking for the events, which takes more of them for each.
+    let mut handle = connection.lock_handle().await.unwrap();
+    handle.set_progress_handler(500, move || {
+        if let Some(pool) = archived.take() {
+            let delete = sqlx::query("DELETE FROM events").execute(&pool);
+            runtime.block_on(delete).unwrap();
+        }
+        true
+    });
+    drop(handle);
+    let read = db.store.read_range(&mut connection, range).await.unwrap();
+    assert_eq!(positions(&read), appended);
+    assert_eq!(db.log().await, [0; 0], "they were deleted meanwhile");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,6 +30,7 @@ test_on!(
     park_and_skip_get_a_waiting_consumer_past_the_event,
     another_event_at_the_position_is_not_skipped,
     a_lane_does_not_wait_for_an_event_that_was_deleted,
+    a_waiting_lane_looks_again_at_a_log_that_was_rewritten,
     a_deleted_event_that_a_row_waits_for_is_not_passed_unseen,
     a_deleted_event_that_a_row_waits_for_can_be_skipped,
     a_waiting_lane_starts_over_with_a_row_made_anew,
@@ -370,6 +371,24 @@ async fn a_lane_does_not_wait_for_an_event_that_was_deleted<DB: TestDatabase>(db
     .await;
     worker.stop().await;
     assert_eq!(db.applied("orders").await, db.log().await);
+}
+
+/// Its row is as it was: only the log tells that an event was changed.
+async fn a_waiting_lane_looks_again_at_a_log_that_was_rewritten<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let refunded = order(&db, "o-1", "Refunded").await;
+    let worker = Running::start(worker(&db, old()));
+    is_noted(&db, refunded).await;
+    // No worker notices a change by hand.
+    db.execute("UPDATE events SET event_type = 'Placed'").await;
+    let admin = Admin::new(db.store.clone());
+    admin.redact(refunded, "{}").await.unwrap();
+    until("it handles the event", async || {
+        db.applied("orders").await == [refunded]
+    })
+    .await;
+    worker.stop().await;
 }
 
 /// The row looks as it did before the lane's save, which no snapshot has shown in between.

@@ -126,15 +126,21 @@ const SNAPSHOT: &str = "
       FROM {progress} AS p
      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')";
 
-/// Only of a row that has yet to handle it, and only if the server still is the one where it was seen.
+/// Only of a row that has yet to handle it, and only if the server still is the one where it was seen. An earlier
+/// event that the row has yet to handle stays: it may have been deleted since, and this is the evidence.
 const NOTE_PENDING: &str = "
-    INSERT INTO {pending} (consumer, version, slice_from, position)
+    INSERT INTO {pending} AS k (consumer, version, slice_from, position)
     SELECT $1, $2, $3, $4
      WHERE {same incarnation}
        AND EXISTS (SELECT 1 FROM {progress}
                     WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND position < $4
                       AND epoch = $7)
-    ON CONFLICT (consumer, version, slice_from) DO UPDATE SET position = excluded.position";
+    ON CONFLICT (consumer, version, slice_from) DO UPDATE SET position = excluded.position
+     WHERE excluded.position < k.position
+        OR NOT EXISTS (
+           SELECT 1 FROM {progress} AS p
+            WHERE p.consumer = k.consumer AND p.version = k.version AND p.slice_from = k.slice_from
+              AND k.position > p.position)";
 
 /// Only of a row that runs, has yet to handle the event, and is not being worked on.
 const NOTE_UNKNOWN: &str = "
