@@ -34,8 +34,9 @@ RENDERED = [
     ("backend/postgres/checkpoints.rs", "let session = SESSION.replace",
      "let session = crate::mutants::sql(SESSION).replace"),
     ("backend/postgres/checkpoints.rs", "{set_path}{GUARD}\")", "{set_path}{}\", crate::mutants::sql(GUARD))"),
-    ("lib.rs", "mod backend;", "mod backend;\n#[allow(clippy::all, missing_docs, unreachable_pub)]\nmod mutants;"),
 ]
+MODULE = ("lib.rs", "mod backend;",
+          "mod backend;\n#[allow(clippy::all, missing_docs, unreachable_pub)]\nmod mutants;")
 
 SWITCH = """
 use std::borrow::Cow;
@@ -96,7 +97,10 @@ def missing(mutant):
 
 
 def with_mutants(source, edits):
-    """The source with all edits in it: `{(start, end): [(number, code)]}`, of which some contain others."""
+    """The source with all edits in it: `{(start, end): [(number, code)]}`, of which some contain others.
+
+    Where nothing is replaced, an arm of a `match` gets a guard that is false for the mutant.
+    """
 
     def render(start, end, spans):
         written, at = [], start
@@ -107,6 +111,11 @@ def with_mutants(source, edits):
             spans = spans[1 + len(inner) :]
             written.append(source[at:first])
             chosen = edits[(first, last)]
+            if first == last:
+                guards = [f"!crate::mutants::on({number})" for number, _ in chosen]
+                written.append(f"if {' && '.join(guards)} ")
+                at = last
+                continue
             cases = [f"if crate::mutants::on({number}) {{ {code} }} else " for number, code in chosen]
             code = "".join(cases) + "{ " + render(first, last, inner) + " }"
             written.append(code if source[first:last].endswith(";") else f"({code})")
@@ -123,25 +132,15 @@ def write(path, text):
         path.write_bytes(text)
 
 
-def copy(all_mutants):
-    """Writes the worktree with all mutants in it."""
+def copy(edits, statements=(), hooks=(MODULE,)):
+    """Writes the worktree with mutants in it: edits by path as in `with_mutants`, and statements of SQL."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     names = [name for name in names.split("\0") if (ROOT / name).is_file()]
     files = {name: (ROOT / name).read_bytes() for name in names}
-    edits, statements = {}, []
-    for mutant in all_mutants:
-        source = files[mutant.path].decode()
-        for before, code, after, new in mutant.changes:
-            if mutant.is_sql:
-                statements.append(f'({mutant.number}, r####"{code}"####, r####"{new}"####),\n')
-                continue
-            start = source.index(before + code + after) + len(before)
-            of_file = edits.setdefault(mutant.path, {})
-            of_file.setdefault((start, start + len(code)), []).append((mutant.number, new))
     for path, of_file in edits.items():
         files[path] = with_mutants(files[path].decode(), of_file).encode()
-    for file, code, hook in RENDERED:
+    for file, code, hook in hooks:
         path = f"consumer/src/{file}"
         assert files[path].count(code.encode()) == 1, (file, code)
         files[path] = files[path].replace(code.encode(), hook.encode())
@@ -150,12 +149,32 @@ def copy(all_mutants):
         write(COPY / name, text)
 
 
+def copy_listed(all_mutants):
+    """Writes the worktree with all mutants of the list in it."""
+    edits, statements = {}, []
+    for mutant in all_mutants:
+        source = (ROOT / mutant.path).read_text()
+        for before, code, after, new in mutant.changes:
+            if mutant.is_sql:
+                statements.append(f'({mutant.number}, r####"{code}"####, r####"{new}"####),\n')
+                continue
+            start = source.index(before + code + after) + len(before)
+            of_file = edits.setdefault(mutant.path, {})
+            of_file.setdefault((start, start + len(code)), []).append((mutant.number, new))
+    copy(edits, statements, [*RENDERED, MODULE])
+
+
+def compiled(binaries, options=()):
+    """Compiles test binaries in the copy, and returns what cargo says, as JSON."""
+    chosen = [argument for binary in binaries for argument in ("--test", binary)]
+    command = ["cargo", "test", "-p", "consumer-tests", "--no-run", "--message-format=json", *options, *chosen]
+    target = dict(os.environ, CARGO_TARGET_DIR=os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return subprocess.run(command, cwd=COPY, env=target, stdout=subprocess.PIPE, text=True)
+
+
 def build(binaries):
     """Builds test binaries, and returns where they are."""
-    chosen = [argument for binary in binaries for argument in ("--test", binary)]
-    command = ["cargo", "test", "-p", "consumer-tests", "--no-run", "--message-format=json", *chosen]
-    target = dict(os.environ, CARGO_TARGET_DIR=os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    built = subprocess.run(command, cwd=COPY, env=target, stdout=subprocess.PIPE, text=True)
+    built = compiled(binaries)
     if built.returncode:
         sys.exit("the mutants do not compile")
     messages = [json.loads(line) for line in built.stdout.splitlines() if line.startswith("{")]
@@ -210,7 +229,7 @@ def main():
     if "--check" in arguments:
         return
     chosen = [one for one in chosen if one.tests]
-    copy(listed)
+    copy_listed(listed)
     programs = build(sorted({test.partition("::")[0] for one in chosen for test in one.tests}))
     print("| number | file | mutant | caught by |\n|---|---|---|---|")
     survived = False

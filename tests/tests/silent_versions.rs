@@ -164,6 +164,7 @@ test_on!(
 test_on!(
     [sqlite],
     a_version_that_lost_the_mark_repeats_no_effect,
+    a_version_whose_mark_lapsed_repeats_no_effect,
     a_mark_is_renewed_while_its_handler_works,
     a_mark_ends_with_its_batch,
 );
@@ -257,11 +258,20 @@ async fn a_version_waits_while_another_s_parked_event_is_retried<DB: TestDatabas
 
 /// Also the control of the tests before it: without the mark, both versions handle the event first.
 async fn a_version_that_lost_the_mark_repeats_no_effect<DB: TestDatabase>(db: Database<DB>) {
+    without_the_mark(&db, "DELETE FROM consumer_mark").await;
+}
+
+/// As when its process is frozen for longer than the mark is held.
+async fn a_version_whose_mark_lapsed_repeats_no_effect<DB: TestDatabase>(db: Database<DB>) {
+    without_the_mark(&db, "UPDATE consumer_mark SET held_until = 0").await;
+}
+
+async fn without_the_mark<DB: TestDatabase>(db: &Database<DB>, lose: &'static str) {
     let mails = Mails::new(false);
     let position = db.append_one("User", "a").await;
     let first = Running::start(db.worker().registered(mails.version(1)));
     patiently("version 1 begins", mails.entered.notified()).await;
-    db.execute("DELETE FROM consumer_mark").await;
+    db.execute(lose).await;
     let second = Running::start(db.worker().registered(mails.version(2)));
     let handled = second.caught_up_to(position);
     patiently("version 2 handles it", handled).await.unwrap();

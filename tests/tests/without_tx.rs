@@ -94,7 +94,8 @@ impl Drop for Left<'_> {
 /// How often someone waits for a handler to finish: by a mark, or for a lock of Postgres.
 async fn waiting<DB: TestDatabase>(db: &Database<DB>) -> i64 {
     let waiting = if DB::NAME == "SQLite" {
-        "SELECT count(*) FROM consumer_mark WHERE holder LIKE 'waiting: %'"
+        "SELECT count(*) FROM consumer_mark
+          WHERE holder LIKE 'waiting: %' AND held_until > unixepoch('subsec') * 1000"
     } else {
         "SELECT count(*) FROM pg_stat_activity
           WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -329,9 +330,60 @@ async fn a_command_gets_its_turn_between_two_batches<DB: TestDatabase>(db: Datab
     let admin = admin_of(&db);
     let pause = tokio::spawn(async move { admin.pause(NAME).await });
     has_to_wait(&db, "pause", &pause).await;
+    if DB::NAME == "SQLite" {
+        // As if it had waited for longer than its mark is held.
+        db.execute("UPDATE consumer_mark SET held_until = 0 WHERE holder LIKE 'waiting: %'")
+            .await;
+        has_to_wait(&db, "pause", &pause).await;
+    }
     gate.open(1);
     patiently("it is paused", pause).await.unwrap().unwrap();
     assert_eq!(gate.new_events().len(), 1, "a batch came first");
+    worker.stop().await;
+}
+
+/// The mark names the process that took it: here one that had the number of this process before.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_does_not_wait_for_a_process_that_was_killed() {
+    let db = Database::<Sqlite>::fresh().await;
+    let gate = Gate::new();
+    let worker = db.worker().claim_timeout(Duration::from_hours(1));
+    let worker = Running::start(worker.consumer(gate.consumer(NAME)));
+    db.append_one("User", "u").await;
+    gate.is_entered().await;
+    let admin = admin_of(&db);
+    let pause = tokio::spawn(async move { admin.pause(NAME).await });
+    has_to_wait(&db, "pause", &pause).await;
+    db.execute("UPDATE consumer_mark SET holder = replace(holder, ']', '0]')")
+        .await;
+    patiently("it is paused", pause).await.unwrap().unwrap();
+    gate.open(1);
+    worker.stop().await;
+}
+
+/// Otherwise a command would not wait for the other lanes of the consumer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_releases_no_mark_of_another_lane() {
+    let db = Database::<Sqlite>::fresh().await;
+    let gate = Gate::new();
+    let worker = Running::start(in_segments(&db, &gate, 2));
+    for id in halves() {
+        db.append_one("User", &id).await;
+        gate.is_entered().await;
+    }
+    let marks = "SELECT count(*) FROM consumer_mark";
+    assert_eq!(db.number(marks).await, 2);
+    gate.open(1);
+    until("a lane saves what it has handled", async || {
+        db.number("SELECT max(position) FROM consumer_progress")
+            .await
+            > 0
+    })
+    .await;
+    assert_eq!(db.number(marks).await, 1);
+    gate.open(1);
+    caught_up(&worker).await;
     worker.stop().await;
 }
 
