@@ -38,7 +38,7 @@ pub(crate) struct Log<DB: Backend> {
     /// The only reader: the first lane that needs a range reads it, and the others find it in the
     /// cache.
     reader: tokio::sync::Mutex<Option<PoolConnection<DB>>>,
-    /// Held while a range is read that no lane needs yet.
+    /// Locked while a range is read that no lane needs yet.
     ahead: tokio::sync::Mutex<()>,
     cache: Mutex<Cache>,
     cache_bytes: u64,
@@ -137,13 +137,17 @@ impl<DB: Backend> Log<DB> {
         Ok(first.unwrap_or_else(|| Arc::new(LogRange::new(after, up_to, Vec::new()))))
     }
 
-    /// The position after the range that a lane reads from next, if what follows has yet to be read.
+    /// The position after the range that a lane reads from next, if what follows has yet to be read. A small
+    /// cache might drop that before the lane needs it.
     pub(crate) fn end_of_cached(
         &self,
         after: i64,
         settled: i64,
         incarnation: Incarnation,
     ) -> Option<i64> {
+        if self.cache_bytes / 8 < MIN_READ_BYTES {
+            return None;
+        }
         let mut cache = self.cache.lock();
         let end = match cache.find(after, incarnation) {
             Some(range) => range.to,
