@@ -298,13 +298,11 @@ impl<DB: TestDatabase> Database<DB> {
     /// Makes all processes ones that were last seen four minutes earlier, so that none counts as running.
     pub async fn leave_alone(&self) {
         let earlier = match DB::NAME {
-            "SQLite" => "worker_at - 240000",
-            _ => "worker_at - interval '4 minutes'",
+            "SQLite" => "seen_at - 240000",
+            _ => "seen_at - interval '4 minutes'",
         };
-        self.execute(&format!(
-            "UPDATE consumer_progress SET worker_at = {earlier}"
-        ))
-        .await;
+        self.execute(&format!("UPDATE consumer_worker SET seen_at = {earlier}"))
+            .await;
     }
 
     /// Runs a script, once more when a worker has changed the same row in between, which a stricter

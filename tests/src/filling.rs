@@ -441,7 +441,7 @@ async fn fill_over(db: &Database<Sqlite>) {
         db.execute(sql).await;
     }
     let host = format!(
-        "UPDATE consumer_progress SET worker_host = '{LONG_HOST}', worker_pid = slice_from + 1000 WHERE slice_to - slice_from < 1024"
+        "UPDATE consumer_worker SET host = '{LONG_HOST}', pid = slice_from + 1000 WHERE (consumer, version, slice_from) IN (SELECT consumer, version, slice_from FROM consumer_progress WHERE slice_to - slice_from < 1024)"
     );
     db.execute(&host).await;
 }
@@ -449,8 +449,8 @@ async fn fill_over(db: &Database<Sqlite>) {
 /// What takes time, or a failing database, to come about.
 const OVERFULL: [&str; 5] = [
     "UPDATE events SET created_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-20 minutes')",
-    "UPDATE consumer_progress SET updated_at = updated_at - 900000, worker_at = worker_at - 900000 WHERE consumer = 'left_alone'",
-    "UPDATE consumer_progress SET worker_at = worker_at - 900000 WHERE consumer = 'taken_away'",
+    "UPDATE consumer_progress SET updated_at = updated_at - 900000 WHERE consumer = 'left_alone'",
+    "UPDATE consumer_worker SET seen_at = seen_at - 900000 WHERE consumer IN ('left_alone', 'taken_away')",
     "UPDATE consumer_progress SET attempts = 3, failed_position = position + 1, error = 'the search engine does not answer: connection refused',
             retry_at = updated_at + 3600000 WHERE consumer = 'retrying'",
     "UPDATE consumer_progress SET position = 400 WHERE consumer = 'users' AND version = 3",

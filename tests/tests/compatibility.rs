@@ -27,6 +27,7 @@ test_on!(
     each_earlier_version_becomes_the_current_tables,
     tables_with_a_ledger_and_version_3_become_current,
     tables_of_version_5_become_the_current_tables,
+    tables_of_version_7_become_the_current_tables,
     old_tables_may_be_migrated_by_many_processes_at_once,
     a_migration_that_is_interrupted_changes_nothing
 );
@@ -292,7 +293,7 @@ async fn each_earlier_version_becomes_the_current_tables<DB: TestDatabase>(db: D
         let error = old.store.check().await.unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains(&format!("they are at version {version} of 7")),
+            text.contains(&format!("they are at version {version} of 8")),
             "{text}"
         );
 
@@ -350,6 +351,19 @@ async fn tables_of_version_5_become_the_current_tables<DB: TestDatabase>(db: Dat
     assert!(!report.has_failures(), "{report}");
 }
 
+async fn tables_of_version_7_become_the_current_tables<DB: TestDatabase>(db: Database<DB>) {
+    db.store.migrate().await.unwrap();
+    let current = columns(&db).await;
+    db.execute("DROP TABLE consumer_worker; DELETE FROM consumer_schema WHERE version > 7")
+        .await;
+    db.store.check().await.unwrap_err();
+    db.store.migrate().await.unwrap();
+    assert_eq!(columns(&db).await, current);
+    // Libraries that know version 7 work with them, too.
+    let needs = "SELECT CAST(max(needs) AS BIGINT) FROM consumer_schema";
+    assert_eq!(db.number(needs).await, 4);
+}
+
 async fn old_tables_may_be_migrated_by_many_processes_at_once<DB: TestDatabase>(db: Database<DB>) {
     db.execute(&tables::<DB>(1)).await;
     let mut migrating = Vec::new();
@@ -363,7 +377,7 @@ async fn old_tables_may_be_migrated_by_many_processes_at_once<DB: TestDatabase>(
     let versions = db
         .numbers("SELECT CAST(version AS BIGINT) FROM consumer_schema ORDER BY version")
         .await;
-    assert_eq!(versions, [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(versions, [1, 2, 3, 4, 5, 6, 7, 8]);
 }
 
 async fn a_migration_that_is_interrupted_changes_nothing<DB: TestDatabase>(db: Database<DB>) {

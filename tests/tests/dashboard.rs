@@ -144,7 +144,7 @@ async fn nothing_that_a_program_wrote_is_markup<DB: TestDatabase>(db: Database<D
     let waits = || read_model("waits").knows(|format| format.event_type != SCRIPT);
     run_once(db.worker().consumer(waits()).release(SCRIPT)).await;
     db.execute(&format!(
-        "UPDATE consumer_progress SET worker_host = '{}'",
+        "UPDATE consumer_worker SET host = '{}'",
         SCRIPT.replace('\'', "''")
     ))
     .await;

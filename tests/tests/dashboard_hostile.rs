@@ -110,10 +110,11 @@ fn damage<DB: TestDatabase>() -> String {
     };
     format!(
         "UPDATE events SET {column} WHERE global_position = 3;
-         UPDATE consumer_progress SET worker_host = '{}';
-         UPDATE consumer_progress SET consumer = '{}' WHERE consumer = 'gone'",
+         UPDATE consumer_worker SET host = '{}';
+         UPDATE consumer_worker SET consumer = '{consumer}' WHERE consumer = 'gone';
+         UPDATE consumer_progress SET consumer = '{consumer}' WHERE consumer = 'gone'",
         text("host"),
-        text("consumer")
+        consumer = text("consumer")
     )
 }
 

@@ -512,6 +512,7 @@ const HALVES: [(&[&str], &[&str]); 2] = [
         ],
         &[
             "progress",
+            "workers",
             "pending",
             "parked",
             "handled",

@@ -60,9 +60,9 @@ async fn the_pictures_of_the_readme_can_be_made_again() {
 /// Names the processes as two in a data centre, instead of the one on this machine.
 async fn rename_hosts(db: &Database<Sqlite>) {
     db.execute(
-        "UPDATE consumer_progress
-            SET worker_host = CASE WHEN consumer < 'n' THEN 'shop-1' ELSE 'shop-2' END,
-                worker_pid = CASE WHEN consumer < 'n' THEN 4711 ELSE 386 END",
+        "UPDATE consumer_worker
+            SET host = CASE WHEN consumer < 'n' THEN 'shop-1' ELSE 'shop-2' END,
+                pid = CASE WHEN consumer < 'n' THEN 4711 ELSE 386 END",
     )
     .await;
 }

@@ -347,7 +347,7 @@ async fn a_missing_usage_of_the_schema_is_named_too() {
         let statements = missing(error);
         let usage = &statements[0];
         assert!(usage.starts_with("GRANT USAGE ON SCHEMA "), "{usage}");
-        assert_eq!(statements.len(), 15, "{statements:?}");
+        assert_eq!(statements.len(), 16, "{statements:?}");
         db.execute(&statements.join("; ")).await;
         role.db.store.check_access(Access::Work).await.unwrap();
         assert!(

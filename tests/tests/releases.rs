@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use consumer::admin::{Admin, ConsumerStatus};
+use consumer::admin::{Admin, ConsumerStatus, ForgetOptions};
 use consumer::{ConsumerState, Formerly, OnError, Worker};
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, consumer, impatient, judging, patiently,
@@ -30,7 +30,9 @@ test_on!(
     a_resumed_consumer_is_tried_by_every_release_again,
     releases_that_failed_on_one_event_try_the_next,
     two_running_releases_that_fail_leave_an_event_alone,
-    an_executable_is_a_release_unless_the_program_names_one
+    an_executable_is_a_release_unless_the_program_names_one,
+    the_record_of_a_process_follows_its_row,
+    a_process_of_an_earlier_library_is_shown_until_the_next_save
 );
 
 /// The consumer `users` in one release, which counts its calls, and fails on `bad` unless it is repaired.
@@ -340,14 +342,73 @@ async fn a_batch_records_the_process_that_saved_it<DB: TestDatabase>(db: Databas
     assert_eq!(json[0]["pid"], std::process::id());
 }
 
+/// The slices from which on rows have a record of the process that works on them.
+async fn recorded<DB: TestDatabase>(db: &Database<DB>) -> Vec<i64> {
+    let from = "SELECT CAST(slice_from AS BIGINT) FROM consumer_worker WHERE consumer = 'users' ORDER BY slice_from";
+    db.numbers(from).await
+}
+
+async fn the_record_of_a_process_follows_its_row<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["a", "b"]).await;
+    let users = |segments| read_model("users").settings(impatient().segments(segments));
+    run_once(db.worker().consumer(users(1))).await;
+    assert_eq!(recorded(&db).await, [0]);
+    // Split, without another batch: the process that handled the events of both halves is still named.
+    let two = Running::start(db.worker().consumer(users(2)));
+    until("the row is split", async || recorded(&db).await == [0, 512]).await;
+    two.stop().await;
+    let segments = status(&db).await.segments;
+    assert!(
+        segments.iter().all(|segment| segment.worker.is_some()),
+        "{segments:?}"
+    );
+
+    let admin = Admin::new(db.store.clone());
+    let one = Running::start(db.worker().consumer(users(1)));
+    assert_eq!(admin.merge_segments("users", 1).await.unwrap(), 1);
+    one.stop().await;
+    assert_eq!(recorded(&db).await, [0]);
+    admin.forget("users", ForgetOptions::new()).await.unwrap();
+    assert!(recorded(&db).await.is_empty());
+}
+
+async fn a_process_of_an_earlier_library_is_shown_until_the_next_save<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.append("User", ["a"]).await;
+    run_once(db.worker().consumer(read_model("users"))).await;
+    // As a library writes it that knows version 7 of the tables.
+    db.execute(
+        "UPDATE consumer_progress SET worker_host = 'old', worker_pid = 7, worker_release = 'v0', worker_at = updated_at",
+    )
+    .await;
+    let worker = status(&db).await.workers.remove(0);
+    assert_eq!(
+        (&*worker.host, worker.pid, &*worker.release),
+        ("old", 7, "v0")
+    );
+    db.append("User", ["a"]).await;
+    run_once(db.worker().consumer(read_model("users")).release("v1")).await;
+    let worker = status(&db).await.workers.remove(0);
+    assert_eq!(
+        (worker.pid, &*worker.release),
+        (i64::from(std::process::id()), "v1")
+    );
+    // The row is as narrow as one that no such library has saved.
+    let wide = "SELECT count(*) FROM consumer_progress
+                 WHERE coalesce(worker_host, worker_release, CAST(worker_pid AS TEXT), CAST(worker_at AS TEXT)) IS NOT NULL";
+    assert_eq!(db.number(wide).await, 0);
+}
+
 async fn an_idle_worker_writes_no_row<DB: TestDatabase>(db: Database<DB>) {
     let last = *db.append("User", ["a", "b"]).await.last().unwrap();
     let users = read_model("users").scope(&["User"]);
     let worker = db.worker().scoped_consumer(users);
     let worker = Running::start(worker.consumer(read_model("all")));
     worker.caught_up_to(last).await.unwrap();
-    let row = "SELECT position || '/' || claims || '/' || updated_at || '/' || worker_at
-                 FROM consumer_progress WHERE consumer = 'users'";
+    let row = "SELECT p.position || '/' || p.claims || '/' || p.updated_at || '/' || w.seen_at
+                 FROM consumer_progress AS p JOIN consumer_worker AS w ON w.consumer = p.consumer
+                WHERE p.consumer = 'users'";
     let before = db.texts(row).await;
     for _ in 0..20 {
         let position = db.append_one("Order", "o").await;

@@ -94,7 +94,9 @@ fn renamed(to: &str) -> HeldBackReason {
 /// How many rows of each of the library's tables name a consumer.
 async fn traces<DB: TestDatabase>(db: &Database<DB>, name: &str) -> Vec<i64> {
     let mut traces = Vec::new();
-    for table in ["progress", "parked", "handled", "active", "log", "pending"] {
+    for table in [
+        "progress", "worker", "parked", "handled", "active", "log", "pending",
+    ] {
         let count = format!("SELECT count(*) FROM consumer_{table} WHERE consumer = '{name}'");
         traces.push(db.number(&count).await);
     }
@@ -155,7 +157,7 @@ async fn a_rename_moves_everything_of_a_consumer<DB: TestDatabase>(db: Database<
 
     admin.rename("users", "accounts").await.unwrap();
     assert_eq!(traces(&db, "accounts").await, before);
-    assert_eq!(traces(&db, "users").await, [0; 6]);
+    assert_eq!(traces(&db, "users").await, [0; 7]);
     assert_eq!(admin.active_version("accounts").await.unwrap(), Some(1));
     let parked = admin.parked(Target::new("accounts").version(1)).await;
     assert_eq!(parked.unwrap().len(), 1);
@@ -488,7 +490,7 @@ async fn a_rename_that_fails_halfway_changes_nothing<DB: TestDatabase>(db: Datab
             .is_none()
     );
     assert_eq!(traces(&db, "users").await, before);
-    assert_eq!(traces(&db, "accounts").await, [0; 6]);
+    assert_eq!(traces(&db, "accounts").await, [0; 7]);
 
     let restore = match DB::NAME {
         "PostgreSQL" => "ALTER TABLE consumer_retired DROP CONSTRAINT none",

@@ -81,11 +81,18 @@ const LOCK_ROWS: &str = "
 const COPY_HALF: &str = "
     INSERT INTO {progress} (consumer, version, slice_from, slice_to, position, epoch, scope, state,
                             began, attempts, retry_at, failed_position, error, failed_releases,
-                            worker_host, worker_pid, worker_release, worker_at, updated_at)
+                            worker_release, updated_at)
     SELECT consumer, version, $4, slice_to, position, epoch, scope, state, began, attempts, retry_at,
-           failed_position, error, failed_releases, worker_host, worker_pid, worker_release, worker_at, {now}
+           failed_position, error, failed_releases, worker_release, {now}
       FROM {progress}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND slice_to > $4";
+
+/// The process that works on the row works on the new half, until another does.
+const COPY_WORKER: &str = "
+    INSERT INTO {workers} (consumer, version, slice_from, host, pid, release, seen_at)
+    SELECT consumer, version, $4, host, pid, release, seen_at
+      FROM {workers} WHERE consumer = $1 AND version = $2 AND slice_from = $3
+    ON CONFLICT (consumer, version, slice_from) DO NOTHING";
 
 const RESIZE: &str = "
     UPDATE {progress}
@@ -108,10 +115,20 @@ const SAVE: &str = "
         UPDATE {progress}
            SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
                failed_position = $8, error = {message $9}, failed_releases = $12,
-               unknown_position = NULL, worker_host = $13, worker_pid = $14,
-               worker_release = $15, worker_at = {now}, updated_at = {now}
+               unknown_position = NULL, worker_release = $13, updated_at = {now},
+               worker_host = NULL, worker_pid = NULL, worker_at = NULL
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
            AND position = $10 AND epoch = $11";
+
+const NOTE_WORKER: &str = "
+    INSERT INTO {workers} (consumer, version, slice_from, host, pid, release, seen_at)
+    VALUES ($1, $2, $3, $4, $5, $6, {now})
+    ON CONFLICT (consumer, version, slice_from)
+    DO UPDATE SET host = excluded.host, pid = excluded.pid, release = excluded.release,
+                  seen_at = excluded.seen_at";
+
+const REMOVE_WORKER: &str = "
+    DELETE FROM {workers} WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
 const REMOVE: &str = "
     DELETE FROM {progress} WHERE consumer = $1 AND version = $2 AND slice_from = $3";
@@ -221,6 +238,9 @@ statements! {
         try_again: TRY_AGAIN,
         lock_rows: LOCK_ROWS,
         copy_half: COPY_HALF,
+        copy_worker: COPY_WORKER,
+        note_worker: NOTE_WORKER,
+        remove_worker: REMOVE_WORKER,
         resize: RESIZE,
         hold: HOLD,
         merged: MERGED,
@@ -308,10 +328,10 @@ pub trait Checkpoints: Renames {
     const CLAIM_AT: &'static str;
 
     /// Saves a checkpoint and returns the row's new address if it did. `{save}` updates the row; its
-    /// parameters, the first fifteen, are those of [`bind_save`].
+    /// parameters, the first thirteen, are those of [`bind_save`].
     const SAVE: &'static str;
 
-    /// Saves like [`SAVE`](Self::SAVE), and only at the address `$17`.
+    /// Saves like [`SAVE`](Self::SAVE), and only at the address `$15`.
     const SAVE_AT: &'static str;
 
     /// Locks the precedence of the consumer `$1` for its version `$2`, and the slices from `$3` to
@@ -437,6 +457,8 @@ pub trait Checkpoints: Renames {
                 tx.rollback().await?;
                 return Ok(false);
             }
+            let copy_worker = on_row::<Self>(&statements.copy_worker, key).bind(at);
+            copy_worker.execute(&mut tx).await?;
             let resize = on_row::<Self>(&statements.resize, key).bind(at);
             resize.execute(&mut tx).await?;
             tx.commit().await?;
@@ -492,8 +514,9 @@ pub trait Checkpoints: Renames {
                 let both = left.slice_from..right.slice_from + 1;
                 fold::<Self>(statements.folding(), &mut tx, &left.consumer, both).await?;
             }
-            let remove = on_row::<Self>(&statements.remove, right);
-            remove.execute(&mut tx).await?;
+            for remove in [&statements.remove, &statements.remove_worker] {
+                on_row::<Self>(remove, right).execute(&mut tx).await?;
+            }
             let merged = on_row::<Self>(&statements.merged, left).bind(slice_to);
             let merged = merged.bind(epoch);
             merged.execute(&mut tx).await?;
@@ -594,8 +617,22 @@ pub trait Checkpoints: Renames {
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
-        process: &Process,
+        release: &str,
     ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
+
+    /// Records the process that works on a row; only under the row's claim.
+    fn note_worker(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        key: &SegmentId,
+        process: &Process,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let note = on_row::<Self>(&statements.note_worker, key)
+            .bind(&*process.host)
+            .bind(process.pid)
+            .bind(&*process.release);
+        async move { note.execute(connection).await.map(drop) }
+    }
 
     /// Whether it costs less to look at an address than to search for the row.
     fn is_worth_keeping(address: &str) -> bool;
@@ -843,10 +880,10 @@ pub(super) fn bind_save<DB: Driver>(
     key: &SegmentId,
     claim: &Claim,
     new: &NewCheckpoint,
-    process: &Process,
+    release: &str,
 ) -> Statement<DB> {
     let failure = new.failure.as_ref();
-    let failed_releases = new.failed_releases(&claim.checkpoint, &process.release);
+    let failed_releases = new.failed_releases(&claim.checkpoint, release);
     on_row(statement, key)
         .bind(new.position)
         .bind(new.state.as_str())
@@ -857,9 +894,7 @@ pub(super) fn bind_save<DB: Driver>(
         .bind(claim.checkpoint.position)
         .bind(claim.checkpoint.epoch)
         .bind(failed_releases.as_deref())
-        .bind(&*process.host)
-        .bind(process.pid)
-        .bind(&*process.release)
+        .bind(failure.map(|_| release))
 }
 
 /// Begins a transaction in which two rows of one consumer, or one of them twice, are locked, waiting for their

@@ -384,6 +384,7 @@ mod tests {
                 0xcfb3_1b29_77da_74bf,
                 0xb8d2_0ac1_3747_09d9,
                 0xb2eb_da82_c45d_fe83,
+                0x644a_fbac_66d3_c3eb,
             ]
         );
         assert_eq!(
@@ -396,6 +397,7 @@ mod tests {
                 0x6a38_5ab6_38dd_ef5a,
                 0xa571_b673_201d_8a55,
                 0x2411_0065_ff23_ede5,
+                0x5f98_b618_97de_4a02,
             ]
         );
     }

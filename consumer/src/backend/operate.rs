@@ -17,7 +17,11 @@ macro_rules! rows {
         concat!(
             "
     SELECT p.consumer, p.version, p.slice_from, {checkpoint}, p.hold_at,
-           p.worker_host, p.worker_pid, p.worker_release, {ms since p.worker_at} AS worker_ago,
+           -- The row has the process if one of an earlier library saved it last.
+           coalesce(p.worker_host, w.host) AS worker_host,
+           coalesce(p.worker_pid, w.pid) AS worker_pid,
+           CASE WHEN p.worker_at IS NULL THEN w.release ELSE p.worker_release END AS worker_release,
+           coalesce({ms since p.worker_at}, {ms since w.seen_at}) AS worker_ago,
            ",
             $claimed,
             " AS claimed_for,
@@ -39,6 +43,8 @@ macro_rules! rows {
                 WHERE k.consumer = p.consumer AND k.version = p.version
                   AND k.slice >= p.slice_from AND k.slice < p.slice_to) AS k) AS parked_aggregates
       FROM {progress} AS p
+      LEFT JOIN {workers} AS w
+        ON w.consumer = p.consumer AND w.version = p.version AND w.slice_from = p.slice_from
      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')
      ORDER BY p.consumer, p.version, p.slice_from"
         )
@@ -104,6 +110,8 @@ const FORGET_PARKED: &str = "DELETE FROM {parked} WHERE consumer = $1 AND versio
 
 const FORGET_PENDING: &str = "DELETE FROM {pending} WHERE consumer = $1 AND version = $2";
 
+const FORGET_WORKERS: &str = "DELETE FROM {workers} WHERE consumer = $1 AND version = $2";
+
 const FORGET_ACTIVE: &str = "DELETE FROM {active} WHERE consumer = $1 AND version = $2";
 
 const ACTIVE: &str = "
@@ -147,6 +155,7 @@ statements! {
         forget: FORGET,
         forget_parked: FORGET_PARKED,
         forget_pending: FORGET_PENDING,
+        forget_workers: FORGET_WORKERS,
         forget_active: FORGET_ACTIVE,
         redact_parked: REDACT_PARKED,
         redact_failed: REDACT_FAILED,
@@ -340,6 +349,7 @@ pub trait Operate: Driver {
             let forget = [
                 &sql.forget_parked,
                 &sql.forget_pending,
+                &sql.forget_workers,
                 &sql.forget_active,
                 &sql.forget,
             ];

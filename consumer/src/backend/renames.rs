@@ -32,11 +32,14 @@ const LOCK_ALL: &str = "
 
 /// Removes the traces of a forgotten consumer of that name.
 const CLEAR_HANDLED: &str = "DELETE FROM {handled} WHERE consumer = $1";
+const CLEAR_WORKERS: &str = "DELETE FROM {workers} WHERE consumer = $1";
+const CLEAR_PENDING: &str = "DELETE FROM {pending} WHERE consumer = $1";
 const CLEAR_LOG: &str = "DELETE FROM {logs} WHERE consumer = $1";
 const CLEAR_ALIAS: &str = "
     DELETE FROM {retired} WHERE log = '{log}' AND consumer = $1";
 
 const MOVE_PROGRESS: &str = "UPDATE {progress} SET consumer = $2 WHERE consumer = $1";
+const MOVE_WORKERS: &str = "UPDATE {workers} SET consumer = $2 WHERE consumer = $1";
 const MOVE_PARKED: &str = "UPDATE {parked} SET consumer = $2 WHERE consumer = $1";
 const MOVE_PENDING: &str = "UPDATE {pending} SET consumer = $2 WHERE consumer = $1";
 const MOVE_HANDLED: &str = "UPDATE {handled} SET consumer = $2 WHERE consumer = $1";
@@ -78,9 +81,12 @@ statements! {
         lock_all: LOCK_ALL,
         is_working: DB::IS_WORKING,
         clear_handled: CLEAR_HANDLED,
+        clear_workers: CLEAR_WORKERS,
+        clear_pending: CLEAR_PENDING,
         clear_log: CLEAR_LOG,
         clear_alias: CLEAR_ALIAS,
         move_progress: MOVE_PROGRESS,
+        move_workers: MOVE_WORKERS,
         move_parked: MOVE_PARKED,
         move_pending: MOVE_PENDING,
         move_handled: MOVE_HANDLED,
@@ -441,11 +447,19 @@ pub(crate) async fn rename<DB: Renames>(
     if is_working.fetch_value(tx, "working").await? {
         return Ok(Renamed::Busy);
     }
-    for clear in [&sql.clear_handled, &sql.clear_log, &sql.clear_alias] {
+    let clear = [
+        &sql.clear_handled,
+        &sql.clear_workers,
+        &sql.clear_pending,
+        &sql.clear_log,
+        &sql.clear_alias,
+    ];
+    for clear in clear {
         clear.on::<DB>().bind(to).execute(tx).await?;
     }
     let moves = [
         &sql.move_progress,
+        &sql.move_workers,
         &sql.move_parked,
         &sql.move_pending,
         &sql.move_handled,

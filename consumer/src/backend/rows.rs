@@ -342,7 +342,7 @@ pub struct Claim {
     pub checkpoint: Checkpoint,
     /// The time until the next attempt.
     pub retry_in: Option<Duration>,
-    /// The release that saved the row last, and counted its failed attempts.
+    /// The release that counted the failed attempts.
     pub release: Option<String>,
     /// Whether the consumer has parked events.
     pub parked: bool,

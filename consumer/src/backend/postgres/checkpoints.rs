@@ -18,7 +18,7 @@ use crate::backend::checkpoints::{
 };
 use crate::backend::renames::Renames;
 use crate::backend::rows::on_row;
-use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
+use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
 use crate::backend::sql::without_nul;
 use crate::backend::{Incarnation, StoreSettings, aggregate_slice};
 use crate::contract::columns::column;
@@ -210,7 +210,7 @@ macro_rules! save {
             "
         WITH saved AS ({save}
                -- Another transaction means that a handler ended the claim's and began one of its own.
-               AND pg_current_xact_id()::text = $16 ",
+               AND pg_current_xact_id()::text = $14 ",
             $condition,
             "
          RETURNING ctid::text AS address)
@@ -247,7 +247,7 @@ impl Checkpoints for Postgres {
     const CLAIM: &'static str = claim!("");
     const CLAIM_AT: &'static str = claim!("AND ctid = $5::text::tid");
     const SAVE: &'static str = save!("");
-    const SAVE_AT: &'static str = save!("AND ctid = $17::text::tid");
+    const SAVE_AT: &'static str = save!("AND ctid = $15::text::tid");
 
     const SAME_INCARNATION: &'static str = server_incarnation!(is "$5", "$6");
 
@@ -347,10 +347,10 @@ impl Checkpoints for Postgres {
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
-        process: &Process,
+        release: &str,
     ) -> Result<Option<String>, sqlx::Error> {
         let bind = |statement| {
-            bind_save::<Self>(statement, key, claim, new, process).bind(&*claim.transaction)
+            bind_save::<Self>(statement, key, claim, new, release).bind(&*claim.transaction)
         };
         if Self::is_worth_keeping(&claim.address) {
             let save = bind(&statements.save_at).bind(&*claim.address);

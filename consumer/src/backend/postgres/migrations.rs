@@ -8,7 +8,7 @@ use crate::backend::version::KNOWN;
 use crate::backend::{StoreError, StoreSettings};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5, V6, super::retired::TABLES];
+pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5, V6, super::retired::TABLES, V8];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -284,6 +284,27 @@ ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS worker_release TEXT;
 ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS worker_at TIMESTAMPTZ;
 ";
 
+const V8: &str = "
+-- The process that works on a row, which it records at most once a second. In the row, whose versions
+-- stay as long as a transaction may see them, it would make each a third larger: `worker_host`,
+-- `worker_pid` and `worker_at` are written only by libraries that know no later version than 7, and
+-- `worker_release` is the release that counted the row's attempts.
+CREATE TABLE IF NOT EXISTS {workers} (
+    consumer TEXT NOT NULL,
+    version INT NOT NULL,
+    slice_from INT NOT NULL,
+    host TEXT NOT NULL,
+    pid BIGINT NOT NULL,
+    release TEXT NOT NULL,
+    seen_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (consumer, version, slice_from)
+) WITH (fillfactor = 50);
+
+-- No library that may work with the tables reads it any more, and NULL takes no space.
+ALTER TABLE {progress} ALTER COLUMN replay_to DROP DEFAULT, ALTER COLUMN replay_to DROP NOT NULL;
+UPDATE {progress} SET replay_to = NULL WHERE replay_to IS NOT NULL;
+";
+
 /// The sessions with locks on the library's tables or on migrations. Those of other roles show no times
 /// without the rights of `pg_read_all_stats`.
 const LOCK_HOLDERS: &str = concat!(
@@ -298,6 +319,8 @@ const LOCK_HOLDERS: &str = concat!(
                            to_regclass('{frontier}'), to_regclass('{parked}'),
                            to_regclass('{handled}'), to_regclass('{logs}'),
                            to_regclass('{active}'), to_regclass('{retired}'),
+                           to_regclass('{log_state}'), to_regclass('{pending}'),
+                           to_regclass('{read models}'), to_regclass('{workers}'),
                            to_regclass('{versions}'))
             OR l.locktype = 'advisory' AND l.objsubid = 1
                AND (l.classid::bigint << 32) + l.objid::bigint = ",

@@ -25,6 +25,7 @@ fn own_tables(access: Access) -> &'static [(&'static str, &'static [&'static str
         Access::Append => &[],
         Access::Observe => &[
             ("consumer_progress", SELECT),
+            ("consumer_worker", SELECT),
             ("consumer_frontier", SELECT),
             ("consumer_parked", SELECT),
             ("consumer_handled", SELECT),
@@ -37,6 +38,7 @@ fn own_tables(access: Access) -> &'static [(&'static str, &'static [&'static str
         ],
         Access::Work => &[
             ("consumer_progress", CHANGE),
+            ("consumer_worker", CHANGE),
             ("consumer_frontier", &["SELECT", "INSERT", "UPDATE"]),
             ("consumer_parked", &["SELECT", "INSERT", "UPDATE"]),
             ("consumer_handled", CHANGE),
@@ -49,6 +51,7 @@ fn own_tables(access: Access) -> &'static [(&'static str, &'static [&'static str
         ],
         Access::Operate => &[
             ("consumer_progress", CHANGE),
+            ("consumer_worker", CHANGE),
             ("consumer_frontier", SELECT),
             ("consumer_parked", CHANGE),
             ("consumer_handled", CHANGE),

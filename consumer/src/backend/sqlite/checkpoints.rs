@@ -13,7 +13,7 @@ use crate::backend::checkpoints::{
 };
 use crate::backend::marks::of_other_versions;
 use crate::backend::renames::Renames;
-use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
+use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
 use crate::backend::rows::{on_consumer, on_row};
 use crate::backend::{Incarnation, StoreSettings, aggregate_slice};
 
@@ -159,9 +159,9 @@ impl Checkpoints for Sqlite {
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
-        process: &Process,
+        release: &str,
     ) -> Result<Option<String>, sqlx::Error> {
-        let save = bind_save::<Self>(&statements.save, key, claim, new, process);
+        let save = bind_save::<Self>(&statements.save, key, claim, new, release);
         let is_saved = save.execute(connection).await? == 1;
         Ok(is_saved.then(String::new))
     }

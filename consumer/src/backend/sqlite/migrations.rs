@@ -7,7 +7,7 @@ use crate::backend::version::KNOWN;
 use crate::backend::{Column, Mismatch, Schema, StoreError};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5, V6, super::retired::TABLES];
+pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5, V6, super::retired::TABLES, V8];
 
 /// Columns of later versions: their tables, their names and their types. A script cannot add a column
 /// only where it is missing, so new tables have them from the start.
@@ -232,6 +232,23 @@ const V6: &str = "
 -- `failed_position`, each between line breaks; and the process that last saved the row after a claim.
 SELECT unknown_position, unknown_aggregate, unknown_type, unknown_version, failed_releases,
        worker_host, worker_pid, worker_release, worker_at FROM {progress} LIMIT 0;
+";
+
+const V8: &str = "
+-- The process that works on a row, which it records at most once a second. In the row, whose versions
+-- stay as long as a transaction may see them, it would make each a third larger: `worker_host`,
+-- `worker_pid` and `worker_at` are written only by libraries that know no later version than 7, and
+-- `worker_release` is the release that counted the row's attempts.
+CREATE TABLE IF NOT EXISTS {workers} (
+    consumer TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    slice_from INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    release TEXT NOT NULL,
+    seen_at INTEGER NOT NULL,
+    PRIMARY KEY (consumer, version, slice_from)
+);
 ";
 
 /// The columns of later versions, for the definition of a table.

@@ -14,6 +14,7 @@ mod missing;
 mod outcome;
 mod parking;
 mod policy;
+mod presence;
 mod read_ahead;
 mod record;
 mod retry;
@@ -39,6 +40,7 @@ use crate::worker::lane::backoff::sleep_unless;
 use crate::worker::lane::failure::{AttemptError, ErrorKind};
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::Outcome;
+use crate::worker::lane::presence::Presence;
 use crate::worker::lane::read_ahead::ReadAhead;
 use crate::worker::lane::row_address::RowAddress;
 use crate::worker::lane::segment::Segment;
@@ -113,6 +115,7 @@ impl<DB: Backend> Lane<DB> {
                 key: progress.key.clone(),
                 slice_to: 0,
                 row: RowAddress::default(),
+                presence: Presence::default(),
             },
             progress,
             until,

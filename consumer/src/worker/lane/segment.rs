@@ -8,6 +8,7 @@ use sqlx::Transaction;
 use crate::backend::{Backend, Claim, ClaimOptions, MarkHolder, NewCheckpoint, SLICES, SegmentId};
 use crate::worker::context::Shared;
 use crate::worker::lane::outcome::Outcome;
+use crate::worker::lane::presence::{Presence, Reached};
 use crate::worker::lane::row_address::RowAddress;
 use crate::worker::log::batch::Filter;
 use crate::worker::poller::assignment::WorkerConsumer;
@@ -20,6 +21,8 @@ pub(crate) struct Segment<DB: Backend> {
     pub(crate) slice_to: i32,
     /// Where the row was last seen.
     pub(crate) row: RowAddress,
+    /// When the process was last recorded as the one that works on it.
+    pub(crate) presence: Presence,
 }
 
 impl<DB: Backend> Segment<DB> {
@@ -113,11 +116,24 @@ impl<DB: Backend> Segment<DB> {
         new: &NewCheckpoint,
     ) -> Result<bool, sqlx::Error> {
         let (statements, process) = (&shared.statements, &shared.process);
-        let address = DB::save(statements, tx, &self.key, claim, new, process).await?;
-        let is_saved = address.is_some();
-        if let Some(address) = address {
-            self.row.set::<DB>(address);
+        let release = &process.release;
+        let Some(address) = DB::save(statements, tx, &self.key, claim, new, release).await? else {
+            return Ok(false);
+        };
+        self.row.set::<DB>(address);
+        let (row, now) = (&claim.checkpoint, Instant::now());
+        let before = Reached {
+            position: row.position,
+            attempts: row.attempts,
+        };
+        if self.presence.is_due(before, now) {
+            DB::note_worker(statements, tx, &self.key, process).await?;
+            let saved = Reached {
+                position: new.position,
+                attempts: new.failure.as_ref().map_or(0, |failure| failure.attempts),
+            };
+            self.presence.noted(saved, now);
         }
-        Ok(is_saved)
+        Ok(true)
     }
 }
