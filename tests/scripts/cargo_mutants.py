@@ -34,10 +34,12 @@ FEATURES = "consumer-examples/services,consumer-examples/encryption"
 MARKS = ["without_tx ::sqlite busy dropped killed releases", "silent_versions ::sqlite"]
 LANE = ["lane_checks ::sqlite", *MARKS, "silent_commit ::sqlite", "rules ::sqlite", "worker_policies ::sqlite",
         "silent_session ::sqlite", "segments ::sqlite", "unknown_events ::sqlite", "silent_commit ::postgres"]
-POSTGRES = ["rules r3_ r4_", "silent_commit ::postgres", "lane_checks ::postgres", "silent_session", "held_horizon"]
+POSTGRES = ["rules r3_ r4_", "silent_commit ::postgres", "lane_checks ::postgres", "silent_session", "held_horizon",
+            "faults_pgbouncer", "silent_commands ::postgres"]
 TESTS = {
     "backend/marks.rs": MARKS,
-    "backend/checkpoints.rs": LANE,
+    "backend/checkpoints.rs": [*LANE, "releases ::sqlite", "segments_operated", "silent_logs ::sqlite",
+                               "silent_replay ::sqlite", "silent_commands ::sqlite"],
     "backend/rows.rs": LANE,
     "backend/postgres/checkpoints.rs": POSTGRES,
     "backend/sqlite/checkpoints.rs": LANE,

@@ -703,7 +703,7 @@ async fn migrate_refuses_older_libraries_and_accepts_them_again<DB: TestDatabase
     db: Database<DB>,
 ) {
     let cases = [
-        ("--refuse-older", "are refused", 7),
+        ("--refuse-older", "are refused", 8),
         ("--accept-older", "are accepted", 4),
     ];
     let needs = "SELECT CAST(max(needs) AS BIGINT) FROM consumer_schema";

@@ -74,7 +74,7 @@ async fn handle_one_more(db: &Database<Postgres>, worker: &Running<Postgres>) ->
 }
 
 const CLAIM_AT_ADDRESS: &str = "ctid = [$]5";
-const SAVE_AT_ADDRESS: &str = "ctid = [$]17";
+const SAVE_AT_ADDRESS: &str = "ctid = [$]15";
 const SEARCH: &str = r"needs > [$]?[0-9]+\)\s+FOR UPDATE SKIP LOCKED";
 const SNAPSHOT: &str = "^SELECT consumer, version, slice_from, slice_to";
 
