@@ -38,7 +38,7 @@ POSTGRES = ["rules r3_ r4_", "silent_commit ::postgres", "lane_checks ::postgres
             "faults_pgbouncer", "silent_commands ::postgres"]
 TESTS = {
     "backend/marks.rs": MARKS,
-    "backend/checkpoints.rs": [*LANE, "releases ::sqlite", "segments_operated", "silent_logs ::sqlite",
+    "backend/checkpoints.rs": [*LANE, "releases ::sqlite", "segments_operated", "silent_logs sqlite",
                                "silent_replay ::sqlite", "silent_commands ::sqlite"],
     "backend/rows.rs": LANE,
     "backend/postgres/checkpoints.rs": POSTGRES,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use consumer::admin::{Admin, ConsumerStatus, ForgetOptions};
 use consumer::{ConsumerState, Formerly, OnError, Worker};
 use consumer_tests::{
-    Database, Running, TestConsumer, TestDatabase, consumer, impatient, judging, patiently,
-    read_model, run_once, test_on, until,
+    Database, Running, TestConsumer, TestDatabase, consumer, impatient, judging, keep_log, logged,
+    patiently, read_model, run_once, test_on, until,
 };
 use tokio::sync::{Notify, Semaphore};
 
@@ -135,6 +135,7 @@ async fn a_release_that_failed_leaves_the_event_to_the_next<DB: TestDatabase>(db
 }
 
 async fn a_running_release_tries_what_another_stops_later<DB: TestDatabase>(db: Database<DB>) {
+    keep_log();
     let settings = |segments| impatient().retries(0).segments(segments);
     let old = || {
         let fails = |id: &str| {
@@ -185,6 +186,11 @@ async fn a_running_release_tries_what_another_stops_later<DB: TestDatabase>(db: 
     })
     .await;
     assert_eq!(handled.load(Ordering::SeqCst), 1);
+    let tried = logged(&[
+        "users",
+        "this release tries the event at which another one stopped",
+    ]);
+    assert!(!tried.is_empty());
     new.stop().await;
     old.stop().await;
 }
