@@ -331,7 +331,7 @@ impl<DB: Backend> Log<DB> {
                 position,
                 aggregate_type,
                 aggregate_id,
-                "version {version} of an aggregate follows version {last}: the events in between were deleted, or were inserted at positions that had been settled, where no consumer sees them; draw a position in the transaction that inserts it",
+                "version {version} of an aggregate follows version {last}: the events in between were deleted, or were inserted at positions that had been settled, where no consumer sees them; delete only what every consumer has handled, and draw a position in the transaction that inserts it",
             );
         }
     }
