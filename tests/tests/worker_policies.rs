@@ -588,6 +588,83 @@ async fn fails_once_without_counting(
     assert_eq!(calls.load(Ordering::SeqCst), 3);
 }
 
+/// Errors of a handler's statement, by code and message, and whether they count as an attempt: those that are
+/// about the server, the connection or other transactions do not.
+const COUNTED: [(&str, &str, bool); 20] = [
+    ("08006", "connection failure", false),
+    ("40001", "could not serialize access", false),
+    ("40P01", "deadlock detected", false),
+    ("53300", "too many clients", false),
+    ("57P01", "terminating connection", false),
+    ("58030", "could not write", false),
+    // What a pooler makes of the statements that sqlx prepares.
+    (
+        "42P05",
+        "prepared statement \"sqlx_s_3\" already exists",
+        false,
+    ),
+    (
+        "26000",
+        "prepared statement \"sqlx_s_3\" does not exist",
+        false,
+    ),
+    ("42P05", "prepared statement \"own\" already exists", true),
+    ("26000", "prepared statement \"own\" does not exist", true),
+    ("22012", "division by zero", true),
+    ("23505", "duplicate key", true),
+    // Of a table or a cursor, and not of the guard or a plan of the worker.
+    ("0A000", "not supported", true),
+    ("42704", "type does not exist", true),
+    ("42501", "permission denied", true),
+    ("25P02", "current transaction is aborted", true),
+    // The handler's own time has run out.
+    (
+        "57014",
+        "canceling statement due to statement timeout",
+        true,
+    ),
+    ("25P03", "idle-in-transaction timeout", true),
+    ("25P04", "transaction timeout", true),
+    ("P0001", "raised", true),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_the_server_counts_by_its_code() {
+    let db = Database::<sqlx::Postgres>::fresh().await;
+    let position = db.append_one("User", "a").await;
+    let mut worker = db.worker();
+    for (index, (code, message, _)) in COUNTED.into_iter().enumerate() {
+        let name: &'static str = format!("code_{index}").leak();
+        let calls = AtomicU32::new(0);
+        let raises = format!(
+            "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{message}'; END $$"
+        );
+        let fails_once = consumer(name, move |_, tx: &mut sqlx::PgConnection, _| {
+            let is_first = calls.fetch_add(1, Ordering::SeqCst) == 0;
+            let raises = raises.clone();
+            Box::pin(async move {
+                if is_first {
+                    sqlx::Postgres::execute_sql(tx, &raises).await?;
+                }
+                Ok(())
+            })
+        });
+        worker = worker.consumer(fails_once.settings(impatient().retries(0)));
+    }
+    let report = run_once(worker).await;
+    for (index, (code, message, is_counted)) in COUNTED.into_iter().enumerate() {
+        let name = format!("code_{index}");
+        let stopped = state(&report, &name) != ConsumerState::CaughtUp;
+        assert_eq!(stopped, is_counted, "{code} {message}: {report}");
+        let expected = (!is_counted).then_some(position);
+        assert_eq!(
+            db.checkpoint(&name).await.filter(|&at| at > 0),
+            expected,
+            "{code}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminated_backend_does_not_count_as_an_attempt() {
     fails_once_without_counting(|tx| {
