@@ -35,8 +35,8 @@ MARKS = ["without_tx ::sqlite busy dropped killed releases", "silent_versions ::
 LANE = ["lane_checks ::sqlite", *MARKS, "silent_commit ::sqlite", "rules ::sqlite", "worker_policies ::sqlite",
         "silent_session ::sqlite", "segments ::sqlite", "unknown_events ::sqlite", "silent_commit ::postgres"]
 POSTGRES = ["rules r3_ r4_", "silent_commit ::postgres", "lane_checks ::postgres", "silent_session", "held_horizon",
-            "faults_pgbouncer", "silent_commands ::postgres", "worker_policies terminated", "no_stall ::postgres",
-            "worker_running keeps_its_claim", "privileges revoked save_without", "faults_load"]
+            "worker_policies ::postgres terminated by_its_code", "no_stall ::postgres", "silent_commands ::postgres",
+            "worker_running keeps_its_claim", "privileges revoked save_without", "faults_pgbouncer", "faults_load"]
 TESTS = {
     "backend/marks.rs": MARKS,
     "backend/checkpoints.rs": [*LANE, "releases ::sqlite", "segments_operated", "silent_logs sqlite",

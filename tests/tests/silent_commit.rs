@@ -44,6 +44,7 @@ test_on!(
     a_handler_that_leaves_its_transaction_unusable_fails,
     a_batch_that_fails_only_as_a_whole_counts_no_attempt,
     a_commit_that_cannot_be_serialized_counts_no_attempt,
+    a_save_that_the_server_fails_counts_no_attempt,
     a_handler_may_have_all_constraints_checked_at_once
 );
 
@@ -258,6 +259,27 @@ async fn a_commit_that_cannot_be_serialized_counts_no_attempt(db: Database<Postg
     assert_eq!(report.consumer("users").unwrap().skipped, 0, "{report}");
     assert_eq!(db.applied("users").await, positions);
     assert_eq!(db.numbers("SELECT last_value FROM commits").await, [2]);
+}
+
+async fn a_save_that_the_server_fails_counts_no_attempt(db: Database<Postgres>) {
+    db.execute(
+        "CREATE SEQUENCE saves;
+         CREATE FUNCTION unlucky() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF nextval('saves') = 1 THEN
+                 RAISE EXCEPTION USING ERRCODE = '53200', MESSAGE = 'out of memory';
+             END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER unlucky BEFORE UPDATE ON consumer_progress FOR EACH ROW
+             WHEN (NEW.position > OLD.position) EXECUTE FUNCTION unlucky();",
+    )
+    .await;
+    let positions = db.append("User", ["a"]).await;
+    let settings = impatient().retries(0).on_error(OnError::Skip);
+    let report = db.run_once(read_model("users").settings(settings)).await;
+    assert_eq!(report.consumer("users").unwrap().skipped, 0, "{report}");
+    assert_eq!(db.applied("users").await, positions);
+    assert_eq!(db.numbers("SELECT last_value FROM saves").await, [2]);
 }
 
 async fn a_handler_may_have_all_constraints_checked_at_once(db: Database<Postgres>) {
