@@ -32,7 +32,7 @@ FEATURES = "consumer-examples/services,consumer-examples/encryption"
 
 # The tests of a file, in the order in which they are run: binaries, with parts of the names of tests.
 MARKS = ["without_tx ::sqlite busy dropped killed releases", "silent_versions ::sqlite"]
-LANE = ["lane_checks ::sqlite", *MARKS, "silent_commit ::sqlite", "rules ::sqlite", "worker_policies ::sqlite",
+LANE = ["lane_checks", *MARKS, "silent_commit ::sqlite", "rules ::sqlite", "worker_policies ::sqlite",
         "silent_session ::sqlite", "segments ::sqlite", "unknown_events ::sqlite", "silent_commit ::postgres"]
 POSTGRES = ["rules r3_ r4_", "silent_commit ::postgres", "lane_checks ::postgres", "silent_session", "held_horizon",
             "worker_policies ::postgres terminated by_its_code", "no_stall ::postgres", "silent_commands ::postgres",
@@ -43,7 +43,7 @@ TESTS = {
                                "silent_replay ::sqlite", "silent_commands ::sqlite"],
     "backend/rows.rs": LANE,
     "backend/postgres/checkpoints.rs": POSTGRES,
-    "backend/sqlite/checkpoints.rs": LANE,
+    "backend/sqlite/checkpoints.rs": [*LANE, "worker_policies of_sqlite"],
     "worker/lane/admission.rs": LANE,
     "worker/lane/attempt.rs": LANE,
     "worker/lane/between_claims.rs": LANE,
@@ -51,7 +51,7 @@ TESTS = {
     "worker/lane/record.rs": LANE,
     "worker/lane/row_address.rs": POSTGRES,
     "worker/lane/saving.rs": LANE,
-    "worker/lane/segment.rs": LANE,
+    "worker/lane/segment.rs": [*LANE, "held_horizon", "read_models segment", "silent_commands ::sqlite"],
 }
 
 TOKEN = re.compile(

@@ -665,6 +665,49 @@ async fn an_error_of_the_server_counts_by_its_code() {
     }
 }
 
+/// None of them is about the file, the connection or the worker's own statements.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_sqlite_counts_with_its_own_text() {
+    let db = Database::<sqlx::Sqlite>::fresh().await;
+    db.execute(
+        "CREATE TABLE seats (id INTEGER PRIMARY KEY CHECK (id > 0)); INSERT INTO seats VALUES (1)",
+    )
+    .await;
+    db.append_one("User", "a").await;
+    let fails = [
+        (
+            "unique",
+            "INSERT INTO seats VALUES (1)",
+            "UNIQUE constraint failed: seats.id",
+        ),
+        (
+            "check",
+            "INSERT INTO seats VALUES (0)",
+            "CHECK constraint failed: id > 0",
+        ),
+        (
+            "table",
+            "INSERT INTO chairs VALUES (1)",
+            "no such table: chairs",
+        ),
+        ("syntax", "INSERT seats", "near \"seats\": syntax error"),
+    ];
+    let mut worker = db.worker();
+    for (name, sql, _) in fails {
+        let fails = consumer(name, move |_, tx: &mut sqlx::SqliteConnection, _| {
+            Box::pin(async move { Ok(sqlx::Sqlite::execute_sql(tx, sql).await?) })
+        });
+        worker = worker.consumer(fails.settings(impatient().retries(0)));
+    }
+    let report = run_once(worker).await;
+    for (name, _, text) in fails {
+        match state(&report, name) {
+            ConsumerState::Stopped { error, .. } => assert!(error.ends_with(text), "{error}"),
+            other => panic!("{name} is {other}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminated_backend_does_not_count_as_an_attempt() {
     fails_once_without_counting(|tx| {
