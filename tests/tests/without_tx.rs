@@ -446,6 +446,43 @@ async fn events_that_a_dropped_worker_was_handling_are_logged() {
     assert_eq!(lines().len(), 1, "{:?}", lines());
 }
 
+/// No command does that while a handler works: someone has changed the table by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_may_be_handled_twice_are_logged() {
+    keep_log();
+    let db = Database::<Sqlite>::fresh().await;
+    let gates = [
+        ("changed_publisher", Gate::new()),
+        ("untouched_publisher", Gate::new()),
+    ];
+    let mut worker = db.worker();
+    for (name, gate) in &gates {
+        worker = worker.consumer(gate.consumer(name));
+    }
+    let worker = Running::start(worker);
+    db.append_one("User", "u").await;
+    for (_, gate) in &gates {
+        gate.is_entered().await;
+    }
+    db.execute(
+        "UPDATE consumer_progress SET epoch = epoch + 1 WHERE consumer = 'changed_publisher'",
+    )
+    .await;
+    for (_, gate) in &gates {
+        gate.open(2);
+    }
+    caught_up(&worker).await;
+    worker.stop().await;
+    let calls = gates.each_ref().map(|(name, gate)| {
+        let lines = logged(&[
+            "WARN events after position 0 were handled, but another process changed the checkpoint",
+            name,
+        ]);
+        (lines.len(), gate.calls.lock().unwrap().len())
+    });
+    assert_eq!(calls, [(1, 2), (0, 1)]);
+}
+
 /// Lanes that always have another batch leave no moment in which none of them writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn busy_lanes_do_not_keep_pending_events_from_being_noted() {
