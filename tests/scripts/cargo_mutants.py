@@ -31,19 +31,20 @@ JOBS = int(os.environ.get("MUTANT_JOBS", "2"))
 FEATURES = "consumer-examples/services,consumer-examples/encryption"
 
 # The tests of a file, in the order in which they are run: binaries, with parts of the names of tests.
-MARKS = ["without_tx ::sqlite busy dropped killed releases", "silent_versions ::sqlite"]
+MARKS = ["without_tx ::sqlite busy dropped killed releases twice", "silent_versions ::sqlite"]
 LANE = ["lane_checks", *MARKS, "silent_commit ::sqlite", "rules ::sqlite", "worker_policies ::sqlite",
         "silent_session ::sqlite", "segments ::sqlite", "unknown_events ::sqlite", "silent_commit ::postgres"]
-POSTGRES = ["rules r3_ r4_", "silent_commit ::postgres", "lane_checks ::postgres", "silent_session", "held_horizon",
-            "worker_policies ::postgres terminated by_its_code", "no_stall ::postgres", "silent_commands ::postgres",
-            "worker_running keeps_its_claim", "privileges revoked save_without", "faults_pgbouncer", "faults_load"]
+POSTGRES = ["rules r3_ r4_", "worker_policies ::postgres terminated by_its_code", "no_stall outlasts too_long",
+            "silent_commit ::postgres", "lane_checks ::postgres", "silent_session", "held_horizon",
+            "silent_commands ::postgres", "worker_running keeps_its_claim", "privileges revoked save_without",
+            "faults_pgbouncer", "faults_load"]
 TESTS = {
     "backend/marks.rs": MARKS,
     "backend/checkpoints.rs": [*LANE, "releases ::sqlite", "segments_operated", "silent_logs sqlite",
                                "silent_replay ::sqlite", "silent_commands ::sqlite"],
     "backend/rows.rs": LANE,
     "backend/postgres/checkpoints.rs": POSTGRES,
-    "backend/sqlite/checkpoints.rs": [*LANE, "worker_policies of_sqlite"],
+    "backend/sqlite/checkpoints.rs": ["worker_policies of_sqlite", *LANE],
     "worker/lane/admission.rs": LANE,
     "worker/lane/attempt.rs": LANE,
     "worker/lane/between_claims.rs": LANE,
@@ -51,7 +52,7 @@ TESTS = {
     "worker/lane/record.rs": LANE,
     "worker/lane/row_address.rs": POSTGRES,
     "worker/lane/saving.rs": LANE,
-    "worker/lane/segment.rs": [*LANE, "held_horizon", "read_models segment", "silent_commands ::sqlite"],
+    "worker/lane/segment.rs": ["held_horizon", "read_models segment", *LANE, "silent_commands ::sqlite"],
 }
 
 TOKEN = re.compile(
