@@ -521,8 +521,8 @@ impl Schema {
     }
 
     /// Fills the names into SQL: `{events}`, `{heads}`, `{frontier}` and `{log_state}` for the tables of
-    /// the log, `{progress}`, `{workers}`, `{pending}`, `{parked}`, `{handled}`, `{logs}`, `{marks}`, `{active}` and `{retired}` for those of
-    /// the consumers, `{versions}`, `{guard}` and `{refuse retired}`; `{aggregate_type}` and so on for columns, all quoted;
+    /// the log, `{progress}`, `{workers}`, `{pending}`, `{parked}`, `{handled}`, `{logs}`, `{marks}`,
+    /// `{active}` and `{retired}` for those of the consumers, `{versions}`, `{guard}` and `{refuse retired}`; `{aggregate_type}` and so on for columns, all quoted;
     /// `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the name of the
     /// table of events; `{schema}` is their database schema, if one was given, and `{known}` the version
     /// of the tables that this library knows.

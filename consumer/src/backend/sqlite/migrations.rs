@@ -235,9 +235,8 @@ SELECT unknown_position, unknown_aggregate, unknown_type, unknown_version, faile
 ";
 
 const V8: &str = "
--- The process that works on a row, which it records at most once a second. In the row, whose versions
--- stay as long as a transaction may see them, it would make each a third larger: `worker_host`,
--- `worker_pid` and `worker_at` are written only by libraries that know no later version than 7, and
+-- The process that works on a row, which it records at most once a second. `worker_host`, `worker_pid`
+-- and `worker_at` of the row are written only by libraries that know no later version than 7, and
 -- `worker_release` is the release that counted the row's attempts.
 CREATE TABLE IF NOT EXISTS {workers} (
     consumer TEXT NOT NULL,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The time between two records, so that one batch of many pays for them.
+/// The least time between two records, so that most batches need no statement for it.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The last record of the process.
@@ -28,8 +28,8 @@ pub(crate) struct Reached {
 }
 
 impl Presence {
-    /// Whether the process is to be recorded with a save, given the row before it. The last record is gone if
-    /// its transaction was not committed, as a row shows that is not as far as it was saved then.
+    /// Whether a save should also record the process. `row` is how far the row was before the save: if that is
+    /// less than was saved with the last record, the transaction was rolled back, and the record with it.
     pub(crate) fn is_due(&self, row: Reached, now: Instant) -> bool {
         self.0.lock().as_ref().is_none_or(|Note { at, saved }| {
             let is_undone = match row.position.cmp(&saved.position) {
@@ -41,7 +41,7 @@ impl Presence {
         })
     }
 
-    /// Keeps in mind that it was recorded in the transaction of a save.
+    /// Remembers that the process was recorded in the transaction that saved `saved`.
     pub(crate) fn noted(&self, saved: Reached, now: Instant) {
         *self.0.lock() = Some(Note { at: now, saved });
     }
