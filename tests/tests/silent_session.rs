@@ -22,6 +22,7 @@ test_on!(
     what_a_new_connection_creates_lasts,
     a_temporary_table_of_a_handler_hides_no_table,
     a_lock_that_a_handler_leaves_blocks_no_one,
+    a_statement_that_a_handler_prepares_fails_no_later_event,
     a_handler_without_tx_is_called_with_the_same_connection,
     a_search_path_before_the_catalogue_is_refused,
     every_command_finds_its_tables_under_a_hostile_search_path,
@@ -228,6 +229,19 @@ async fn a_lock_that_a_handler_leaves_blocks_no_one(db: Database<Postgres>) {
     let is_free = "SELECT pg_try_advisory_lock(7)::int::bigint";
     assert_eq!(db.number(is_free).await, 1);
     running.stop().await;
+}
+
+/// With several events in a batch, the handler prepares it twice in one.
+async fn a_statement_that_a_handler_prepares_fails_no_later_event(db: Database<Postgres>) {
+    for (name, batch_size) in [("ones", 1), ("twos", 2)] {
+        let (asking, answers) = asking(name, "SELECT ''", "PREPARE own AS SELECT 1");
+        // An attempt that counts would stop it.
+        let settings = impatient().batch_size(batch_size).retries(batch_size - 1);
+        db.append("User", ["a", "b", "c", "d"]).await;
+        let report = db.run_once(asking.settings(settings)).await;
+        assert!(!report.has_failures(), "{report}");
+        assert!(answers.lock().unwrap().len() >= 4);
+    }
 }
 
 async fn a_handler_without_tx_is_called_with_the_same_connection(db: Database<Postgres>) {

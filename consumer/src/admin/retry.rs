@@ -507,7 +507,7 @@ impl<DB: Backend> Retry<'_, DB> {
             ErrorKind::TimedOut => Failed::GivenUp(AdminError::Retry { position, source }),
             ErrorKind::Transient
             | ErrorKind::ReadOnly
-            | ErrorKind::StalePlan
+            | ErrorKind::StaleStatement
             | ErrorKind::SharedStatement
             | ErrorKind::ClaimTimeout
             | ErrorKind::TransactionTimeout => {

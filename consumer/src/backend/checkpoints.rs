@@ -780,8 +780,9 @@ pub trait Checkpoints: Renames {
     /// Whether the error is the refusal of a handler's own `COMMIT` (R4).
     fn is_refused_commit(error: &dyn DatabaseError) -> bool;
 
-    /// Whether the error says that the plan of a prepared statement is older than its tables.
-    fn is_stale_plan(error: &dyn DatabaseError) -> bool;
+    /// Whether the error comes from a prepared statement of the session that is older than its tables, or that an
+    /// earlier batch has left.
+    fn is_stale_statement(error: &dyn DatabaseError) -> bool;
 
     /// Whether the error says that a prepared statement is not that of this connection, as behind a
     /// pooler that does not know of them.

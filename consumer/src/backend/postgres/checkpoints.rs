@@ -486,13 +486,18 @@ impl Checkpoints for Postgres {
         }
     }
 
-    /// The code alone says that a feature is not supported, and the message is translated.
-    fn is_stale_plan(error: &dyn DatabaseError) -> bool {
-        error
-            .try_downcast_ref::<PgDatabaseError>()
-            .is_some_and(|error| {
-                error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery")
-            })
+    fn is_stale_statement(error: &dyn DatabaseError) -> bool {
+        let routine = || {
+            let error = error.try_downcast_ref::<PgDatabaseError>();
+            error.and_then(PgDatabaseError::routine)
+        };
+        match error.code().as_deref() {
+            // feature_not_supported, whose message is translated.
+            Some("0A000") => routine() == Some("RevalidateCachedQuery"),
+            // duplicate_prepared_statement: of an earlier `PREPARE`.
+            Some("42P05") => !Self::is_shared_statement(error),
+            _ => false,
+        }
     }
 
     fn is_shared_statement(error: &dyn DatabaseError) -> bool {

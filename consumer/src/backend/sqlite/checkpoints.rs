@@ -266,7 +266,7 @@ impl Checkpoints for Sqlite {
         error.code().is_some_and(|code| code == "531")
     }
 
-    fn is_stale_plan(_error: &dyn DatabaseError) -> bool {
+    fn is_stale_statement(_error: &dyn DatabaseError) -> bool {
         // A statement whose tables have changed is prepared again.
         false
     }

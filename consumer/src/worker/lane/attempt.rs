@@ -103,8 +103,13 @@ impl<DB: Backend> Attempt<'_, DB> {
         let outcome = match handled {
             Ok(index) => self.save_and_commit(tx, &ready, index, ended_well).await?,
             Err(failure) => match failure.kind {
-                // On a new connection, the handler itself has changed the tables.
-                ErrorKind::StalePlan if !is_new => {
+                // On a new connection, the handler itself has changed the tables, or prepared it twice.
+                ErrorKind::StaleStatement if !is_new => {
+                    tracing::warn!(
+                        consumer = self.segment.name(),
+                        error = failure.error,
+                        "a prepared statement is older than this batch; trying again on a new connection"
+                    );
                     // The others have such plans too.
                     self.shared.connections.close_idle();
                     return Err(AttemptError::StaleConnection);

@@ -126,7 +126,7 @@ impl HandlerFailure {
         let kind = match (self.kind, remains) {
             // The worker has written in it, so the handler made it read-only.
             (ErrorKind::ReadOnly, Remains::Void) => ErrorKind::Handler,
-            (ErrorKind::StalePlan, Remains::Open | Remains::Nothing) => ErrorKind::Transient,
+            (ErrorKind::StaleStatement, Remains::Open | Remains::Nothing) => ErrorKind::Transient,
             (kind, _) => kind,
         };
         Self { kind, ..self }
@@ -155,7 +155,7 @@ impl HandlerFailure {
             }),
             ErrorKind::Handler
             | ErrorKind::Protocol
-            | ErrorKind::StalePlan
+            | ErrorKind::StaleStatement
             | ErrorKind::TimedOut => Ok(self),
         }
     }
@@ -185,8 +185,8 @@ pub(crate) enum ErrorKind {
     Transient,
     /// A transaction or a server only reads: the one that the handler was given, or another one.
     ReadOnly,
-    /// The plan of a prepared statement is older than its tables.
-    StalePlan,
+    /// A prepared statement is older than its tables, or one of its name is left of an earlier batch.
+    StaleStatement,
     /// A prepared statement is not that of the connection.
     SharedStatement,
     /// The server ended the transaction, since the handler left it idle for too long.
@@ -237,8 +237,8 @@ impl ErrorKind {
             Self::ClaimTimeout
         } else if DB::is_transaction_timeout(error) {
             Self::TransactionTimeout
-        } else if DB::is_stale_plan(error) {
-            Self::StalePlan
+        } else if DB::is_stale_statement(error) {
+            Self::StaleStatement
         } else if DB::is_shared_statement(error) {
             Self::SharedStatement
         } else if DB::is_read_only(error) {
