@@ -807,8 +807,9 @@ impl Model {
             return Ok(());
         };
         let is_parked = seen.is_behind_parked(row.id, **next, event);
-        let is_unknown = !releases.iter().any(|release| release.knows(event.script));
-        if row.state == "running" && (is_unknown && !is_parked || self.is_split_off(row, seen)) {
+        let is_known = |event: &Logged| releases.iter().any(|release| release.knows(event.script));
+        let may_wait = !is_known(event) && !is_parked;
+        if row.state == "running" && (may_wait || self.is_split_off(row, seen, is_known)) {
             return Ok(());
         }
         let was_stopped = self.seen.rows.contains(row);
@@ -825,18 +826,21 @@ impl Model {
     }
 
     /// Whether a row was split off, perhaps only just, from one that waited for another release: before
-    /// the work, or since it began, which its other half shows.
-    fn is_split_off(&self, row: &Row, seen: &Observed) -> bool {
+    /// the work, or since it began, which its other half shows. Where a release knows the event that the
+    /// row waited for, that is no reason to end.
+    fn is_split_off(&self, row: &Row, seen: &Observed, is_known: impl Fn(&Logged) -> bool) -> bool {
+        let waits = |row: &Row| {
+            let unknown = row.unknown_position.and_then(|at| self.all.get(&at));
+            unknown.is_some_and(|event| !is_known(event))
+        };
         let waits_within = |whole: &Row| {
             let mut halves = seen.rows_of(row.id);
-            halves.any(|half| {
-                half.unknown_position.is_some() && whole.slices.contains(&half.slices.start)
-            })
+            halves.any(|half| waits(half) && whole.slices.contains(&half.slices.start))
         };
         let mut before = self.seen.rows.iter();
         before.any(|one| {
             let is_whole = one.slices != row.slices && one.slices.contains(&row.slices.start);
-            let waited = one.unknown_position.is_some() || waits_within(one);
+            let waited = waits(one) || waits_within(one);
             one.id == row.id && is_whole && waited
         })
     }
