@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Changes the code that decides about lost and repeated events, and shows which tests notice.
 
-Usage: tests/scripts/mutants.py [--list] [--check] [NUMBER...]
+Usage: tests/scripts/mutants.py [--list] [--check] [--faults] [NUMBER...]
 
 Runs the mutants of these numbers, or all, and writes a table. All of them are built at once, into a copy
 of the worktree in `target/mutants`, where the environment variable MUTANT chooses one: a mutant costs
@@ -9,6 +9,8 @@ no build. The list is `tests/scripts/mutants.txt`.
 
   --list   lists the mutants
   --check  checks that the code of every mutant is still there, once, and runs nothing
+  --faults puts the faults of `tests/scripts/faults.txt` back, which earlier versions had, and shows the shortest
+           history that finds each, of so many random ones as `HISTORIES` says
 
 Exits with 1 if a mutant survives that a test is listed for, and with 2 if its code is not there.
 """
@@ -83,8 +85,8 @@ class Mutant:
         return before, code, after, new
 
 
-def mutants():
-    text = (ROOT / "tests/scripts/mutants.txt").read_text()
+def mutants(name="mutants.txt"):
+    text = (ROOT / "tests/scripts" / name).read_text()
     blocks = re.split(r"^== ", text, flags=re.M)[1:]
     return [Mutant(number, block) for number, block in enumerate(blocks, 1)]
 
@@ -182,22 +184,29 @@ def build(binaries):
     return {one["target"]["name"]: one["executable"] for one in programs}
 
 
-def failing(program, name, number):
-    """The first test of a program, among those with a name, that fails; `None` if none does."""
-    environment = dict(os.environ, MUTANT=str(number), CARGO_MANIFEST_DIR=str(COPY / "tests"))
-    command = [program, *([name] if name else [])]
+def ran(command, environment):
+    """What tests print, and their exit code; `None` if they take too long."""
     tests = subprocess.Popen(
         command, cwd=COPY / "tests", env=environment, text=True, errors="replace",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )
     try:
         output, _ = tests.communicate(timeout=SECONDS)
+        return output, tests.returncode
     except subprocess.TimeoutExpired:
         os.killpg(tests.pid, signal.SIGKILL)
-        tests.communicate()
+        output, _ = tests.communicate()
+        return output, None
+
+
+def failing(program, name, number):
+    """The first test of a program, among those with a name, that fails; `None` if none does."""
+    environment = dict(os.environ, MUTANT=str(number), CARGO_MANIFEST_DIR=str(COPY / "tests"))
+    output, code = ran([program, *([name] if name else [])], environment)
+    if code is None:
         return "timeout"
     failed = re.search(r"^test (\S+) \.\.\. FAILED$", output, re.M)
-    return failed[1] if failed else "a crash" if tests.returncode else None
+    return failed[1] if failed else "a crash" if code else None
 
 
 def run(mutant, programs):
@@ -210,18 +219,47 @@ def run(mutant, programs):
     return None
 
 
+def history(program, number):
+    """The seed of a random history that finds a fault, what it finds, and the steps that are left of it."""
+    environment = dict(
+        os.environ, MUTANT=str(number), HISTORY_SEED="0", HISTORIES=os.environ.get("HISTORIES", "2000"),
+        HISTORY_FAILURES="1", HISTORY_TIMEOUT="10", CARGO_MANIFEST_DIR=str(COPY / "tests"),
+    )
+    played, _ = ran([program, "random", "--nocapture"], environment)
+    found = re.search(r"^HISTORY_SEED=(\d+) still fails .*?\((.*)\):\n((?:    .*\n)+)", played, re.M)
+    return found and found.groups()
+
+
+def find_faults(chosen, programs):
+    """Shows how random histories find faults, and returns whether they find them all."""
+    found_all = True
+    for one in chosen:
+        print(f"\n## {one.what[0].upper()}{one.what[1:]}", flush=True)
+        for binary in one.tests:
+            found = history(programs[binary], one.number)
+            found_all &= bool(found)
+            if found:
+                seed, wrong, steps = found
+                print(f"\n`{binary}`, seed {seed}: {wrong}\n\n{steps}", end="", flush=True)
+            else:
+                print(f"\n`{binary}`: **not found**", flush=True)
+    return found_all
+
+
 def main():
     arguments = sys.argv[1:]
-    if any(not re.fullmatch(r"--list|--check|\d+", one) for one in arguments):
+    if any(not re.fullmatch(r"--list|--check|--faults|\d+", one) for one in arguments):
         sys.exit(__doc__)
-    listed = mutants()
+    faults = mutants("faults.txt")
+    listed = faults if "--faults" in arguments else mutants()
     numbers = [int(one) for one in arguments if one.isdigit()]
     chosen = [one for one in listed if not numbers or one.number in numbers]
     if "--list" in arguments:
         for one in chosen:
             print(one.number, one.file, one.what, " ".join(one.tests) or one.why, sep="\t")
         return
-    lost = [(one, code) for one in listed for code in missing(one)]
+    checked = listed if listed is faults else listed + faults
+    lost = [(one, code) for one in checked for code in missing(one)]
     for one, code in lost:
         print(f"{one.number} ({one.what}): not there exactly once: {code}", file=sys.stderr)
     if lost:
@@ -231,6 +269,8 @@ def main():
     chosen = [one for one in chosen if one.tests]
     copy_listed(listed)
     programs = build(sorted({test.partition("::")[0] for one in chosen for test in one.tests}))
+    if listed is faults:
+        sys.exit(0 if find_faults(chosen, programs) else 1)
     print("| number | file | mutant | caught by |\n|---|---|---|---|")
     survived = False
     for one in chosen:
