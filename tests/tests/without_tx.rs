@@ -483,6 +483,45 @@ async fn events_that_may_be_handled_twice_are_logged() {
     assert_eq!(calls, [(1, 2), (0, 1)]);
 }
 
+/// The mark is renewed a third of the timeout after it was taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_that_is_lost_while_a_handler_works_is_logged() {
+    keep_log();
+    let db = Database::<Sqlite>::fresh().await;
+    let gates = [
+        ("robbed_publisher", Gate::new()),
+        ("safe_publisher", Gate::new()),
+    ];
+    let mut worker = db.worker().claim_timeout(Duration::from_secs(3));
+    for (name, gate) in &gates {
+        worker = worker.consumer(gate.consumer(name));
+    }
+    let worker = Running::start(worker);
+    db.append_one("User", "u").await;
+    for (_, gate) in &gates {
+        gate.is_entered().await;
+    }
+    db.execute("DELETE FROM consumer_mark WHERE consumer = 'robbed_publisher'")
+        .await;
+    let lines = |name: &str| {
+        logged(&[
+            "WARN cannot keep other processes from handling the same events",
+            "the mark was lost",
+            name,
+        ])
+    };
+    until("the log says so", async || {
+        !lines("robbed_publisher").is_empty()
+    })
+    .await;
+    assert!(lines("safe_publisher").is_empty());
+    for (_, gate) in &gates {
+        gate.open(2);
+    }
+    caught_up(&worker).await;
+    worker.stop().await;
+}
+
 /// Lanes that always have another batch leave no moment in which none of them writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn busy_lanes_do_not_keep_pending_events_from_being_noted() {

@@ -608,7 +608,6 @@ const COUNTED: [(&str, &str, bool); 20] = [
         "prepared statement \"sqlx_s_3\" does not exist",
         false,
     ),
-    ("42P05", "prepared statement \"own\" already exists", true),
     ("26000", "prepared statement \"own\" does not exist", true),
     ("22012", "division by zero", true),
     ("23505", "duplicate key", true),
