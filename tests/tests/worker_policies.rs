@@ -590,7 +590,7 @@ async fn fails_once_without_counting(
 
 /// Errors of a handler's statement, by code and message, and whether they count as an attempt: those that are
 /// about the server, the connection or other transactions do not.
-const COUNTED: [(&str, &str, bool); 20] = [
+const COUNTED: [(&str, &str, bool); 19] = [
     ("08006", "connection failure", false),
     ("40001", "could not serialize access", false),
     ("40P01", "deadlock detected", false),
