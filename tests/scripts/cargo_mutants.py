@@ -31,7 +31,7 @@ JOBS = int(os.environ.get("MUTANT_JOBS", "2"))
 FEATURES = "consumer-examples/services,consumer-examples/encryption"
 
 # The tests of a file, in the order in which they are run: binaries, with parts of the names of tests.
-MARKS = ["without_tx ::sqlite busy dropped killed releases twice", "silent_versions ::sqlite"]
+MARKS = ["without_tx ::sqlite busy dropped killed releases twice lost", "silent_versions ::sqlite"]
 LANE = ["lane_checks", *MARKS, "silent_commit ::sqlite", "rules ::sqlite", "worker_policies ::sqlite",
         "silent_session ::sqlite", "segments ::sqlite", "unknown_events ::sqlite", "silent_commit ::postgres"]
 POSTGRES = ["rules r3_ r4_", "worker_policies ::postgres terminated by_its_code", "no_stall outlasts too_long",
