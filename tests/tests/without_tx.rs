@@ -446,6 +446,23 @@ async fn events_that_a_dropped_worker_was_handling_are_logged() {
     assert_eq!(lines().len(), 1, "{:?}", lines());
 }
 
+/// A worker whose handlers have each been called with an event, and wait at their gates.
+async fn at_gates(
+    db: &Database<Sqlite>,
+    mut builder: WorkerBuilder<Sqlite>,
+    gates: &[(&str, Arc<Gate>)],
+) -> Running<Sqlite> {
+    for (name, gate) in gates {
+        builder = builder.consumer(gate.consumer(name));
+    }
+    let worker = Running::start(builder);
+    db.append_one("User", "u").await;
+    for (_, gate) in gates {
+        gate.is_entered().await;
+    }
+    worker
+}
+
 /// No command does that while a handler works: someone has changed the table by hand.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_may_be_handled_twice_are_logged() {
@@ -455,15 +472,7 @@ async fn events_that_may_be_handled_twice_are_logged() {
         ("changed_publisher", Gate::new()),
         ("untouched_publisher", Gate::new()),
     ];
-    let mut worker = db.worker();
-    for (name, gate) in &gates {
-        worker = worker.consumer(gate.consumer(name));
-    }
-    let worker = Running::start(worker);
-    db.append_one("User", "u").await;
-    for (_, gate) in &gates {
-        gate.is_entered().await;
-    }
+    let worker = at_gates(&db, db.worker(), &gates).await;
     db.execute(
         "UPDATE consumer_progress SET epoch = epoch + 1 WHERE consumer = 'changed_publisher'",
     )
@@ -489,19 +498,12 @@ async fn a_mark_that_is_lost_while_a_handler_works_is_logged() {
     keep_log();
     let db = Database::<Sqlite>::fresh().await;
     let gates = [
-        ("robbed_publisher", Gate::new()),
-        ("safe_publisher", Gate::new()),
+        ("lost_publisher", Gate::new()),
+        ("kept_publisher", Gate::new()),
     ];
-    let mut worker = db.worker().claim_timeout(Duration::from_secs(3));
-    for (name, gate) in &gates {
-        worker = worker.consumer(gate.consumer(name));
-    }
-    let worker = Running::start(worker);
-    db.append_one("User", "u").await;
-    for (_, gate) in &gates {
-        gate.is_entered().await;
-    }
-    db.execute("DELETE FROM consumer_mark WHERE consumer = 'robbed_publisher'")
+    let builder = db.worker().claim_timeout(Duration::from_secs(3));
+    let worker = at_gates(&db, builder, &gates).await;
+    db.execute("DELETE FROM consumer_mark WHERE consumer = 'lost_publisher'")
         .await;
     let lines = |name: &str| {
         logged(&[
@@ -511,10 +513,10 @@ async fn a_mark_that_is_lost_while_a_handler_works_is_logged() {
         ])
     };
     until("the log says so", async || {
-        !lines("robbed_publisher").is_empty()
+        !lines("lost_publisher").is_empty()
     })
     .await;
-    assert!(lines("safe_publisher").is_empty());
+    assert!(lines("kept_publisher").is_empty());
     for (_, gate) in &gates {
         gate.open(2);
     }
