@@ -1,6 +1,6 @@
 //! A headless Chromium, driven through `chromedriver`.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -108,10 +108,10 @@ impl Browser {
         let (session, address) = (&self.session, self.address);
         write!(
             driver,
-            "DELETE /session/{session} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+            "DELETE /session/{session} HTTP/1.1\r\nHost: {address}\r\n\r\n"
         )?;
-        io::copy(&mut driver, &mut io::sink())?;
-        Ok(())
+        // It answers when the browser has ended, and keeps the connection open, whatever it is asked for.
+        driver.read_exact(&mut [0])
     }
 
     /// Opens a page.

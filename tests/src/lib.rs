@@ -56,7 +56,7 @@ pub use self::model::{Model, Seen};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres, free_port};
 pub use self::process::{WorkerProcess, declaring_main, release_main, signal, worker_main};
-pub use self::programs::Program;
+pub use self::programs::{Program, cargo_outside, target_outside};
 pub use self::properties::{cases, noise};
 pub use self::recording::{Payloads, recording_at_gate, watching};
 pub use self::restarts::Restarts;

@@ -11,6 +11,24 @@ const LIBRARY: &str = "LIBRARY";
 /// The environment variable that leaves out the tests which need the history of this repository.
 const WITHOUT_HISTORY: &str = "TEST_WITHOUT_HISTORY";
 
+/// A cargo that builds crates outside the workspace, which share what they depend on: below a directory
+/// for temporary files, `CARGO_TARGET_TMPDIR` of a test, and without debug information.
+#[must_use]
+pub fn cargo_outside(temporary: &str) -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .env("CARGO_TARGET_DIR", target_outside(temporary))
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        .env_remove("RUSTFLAGS");
+    cargo
+}
+
+/// Where [`cargo_outside`] puts what it builds.
+#[must_use]
+pub fn target_outside(temporary: &str) -> PathBuf {
+    Path::new(temporary).join("outside")
+}
+
 /// A program of `fixtures/`.
 #[derive(Clone, Copy)]
 pub struct Program {
@@ -44,11 +62,11 @@ impl Program {
         self
     }
 
-    /// Builds it below a directory, where all such programs share what they depend on, and returns its
-    /// file. If the history of this repository is not here, as in a shallow clone or an archive, that is a
+    /// Builds it by [`cargo_outside`], and returns its file. If the history of this repository is not here, as in a shallow clone or an archive, that is a
     /// failure, or `None` with a message where `TEST_WITHOUT_HISTORY` is set.
     #[must_use]
-    pub fn build(&self, directory: &Path) -> Option<String> {
+    pub fn build(&self, temporary: &str) -> Option<String> {
+        let directory = &Path::new(temporary).join("programs");
         fs::create_dir_all(directory).expect("make the directory");
         let lock = File::create(directory.join("lock")).expect("make the lock");
         // Another test may build a program with the same library.
@@ -58,16 +76,14 @@ impl Program {
             None => root().to_owned(),
         };
         let package = self.copy(&library, directory);
-        let target = directory.join("target");
-        run(Command::new(env!("CARGO"))
+        run(cargo_outside(temporary)
             .args(["build", "--quiet", "--features", self.features])
-            .arg("--target-dir")
-            .arg(&target)
             .current_dir(package));
         // The next build of the package replaces it there.
         let built = directory.join(self.name());
         let copy = built.with_extension("new");
-        fs::copy(target.join("debug").join(self.fixture), &copy).expect("copy the program");
+        let program = target_outside(temporary).join("debug").join(self.fixture);
+        fs::copy(program, &copy).expect("copy the program");
         fs::rename(copy, &built).expect("rename the program");
         Some(built.to_str().expect("a name in UTF-8").to_owned())
     }

@@ -88,12 +88,12 @@ async fn releases() -> Option<[Release; 3]> {
     static PROGRAMS: OnceCell<Option<[String; 3]>> = OnceCell::const_new();
     let built = PROGRAMS.get_or_init(async || {
         let build = tokio::task::spawn_blocking(|| {
-            let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("earlier");
+            let temporary = env!("CARGO_TARGET_TMPDIR");
             let before = Program::of("deploy").features("v1");
             Some([
-                before.with_library_of(PREVIOUS).build(&directory)?,
-                before.build(&directory)?,
-                Program::of("deploy").features("v2").build(&directory)?,
+                before.with_library_of(PREVIOUS).build(temporary)?,
+                before.build(temporary)?,
+                Program::of("deploy").features("v2").build(temporary)?,
             ])
         });
         build.await.unwrap()

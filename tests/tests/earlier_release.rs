@@ -1,6 +1,5 @@
 //! A program that was built with an earlier release, beside the library as it is now.
 
-use std::path::Path;
 use std::process::{Command, Output};
 
 use consumer::Formerly;
@@ -33,9 +32,8 @@ fn run(command: &mut Command) -> Output {
 async fn program() -> Option<String> {
     static PROGRAM: OnceCell<Option<String>> = OnceCell::const_new();
     let built = PROGRAM.get_or_init(async || {
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("earlier");
         let program = Program::of("earlier").with_library_of(EARLIER);
-        let build = tokio::task::spawn_blocking(move || program.build(&directory));
+        let build = tokio::task::spawn_blocking(move || program.build(env!("CARGO_TARGET_TMPDIR")));
         build.await.unwrap()
     });
     built.await.clone()

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use consumer_tests::TestPostgres;
+use consumer_tests::{TestPostgres, cargo_outside, target_outside};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -56,24 +56,17 @@ impl NewCrate {
         std::fs::write(self.path("src").join(file), code).unwrap();
     }
 
-    /// Where cargo puts what it builds.
-    fn target() -> PathBuf {
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join("newcomer")
-    }
-
     /// The program that cargo has built.
     fn program() -> PathBuf {
-        Self::target().join("debug/newcomer")
+        target_outside(env!("CARGO_TARGET_TMPDIR")).join("debug/newcomer")
     }
 
     /// Runs cargo, which must neither fail nor warn.
     fn cargo(&self, arguments: &[&str]) -> Output {
-        let output = Command::new(env!("CARGO"))
+        let output = cargo_outside(env!("CARGO_TARGET_TMPDIR"))
             .args(arguments)
             .arg("--quiet")
             .current_dir(self.0.path())
-            .env("CARGO_TARGET_DIR", Self::target())
-            .env_remove("RUSTFLAGS")
             .output()
             .unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);

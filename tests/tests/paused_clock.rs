@@ -1,9 +1,8 @@
 //! Tests whose clock is paused: what works, and what says why it does not.
 
 use std::path::Path;
-use std::process::Command;
 
-use consumer_tests::Database;
+use consumer_tests::{Database, cargo_outside};
 use sqlx::Postgres;
 use tokio::sync::OnceCell;
 
@@ -11,16 +10,11 @@ use tokio::sync::OnceCell;
 async fn print() -> String {
     let db = Database::<Postgres>::fresh().await;
     db.execute("CREATE TABLE users (id TEXT)").await;
-    let mut program = Command::new(env!("CARGO"));
+    let mut program = cargo_outside(env!("CARGO_TARGET_TMPDIR"));
     program
         .args(["run", "--quiet", "--package", "paused"])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"))
-        .env(
-            "CARGO_TARGET_DIR",
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join("fixtures"),
-        )
-        .env("TEST_URL", &db.url)
-        .env_remove("RUSTFLAGS");
+        .env("TEST_URL", &db.url);
     let output = tokio::task::spawn_blocking(move || program.output());
     let output = output.await.unwrap().unwrap();
     assert!(output.status.success(), "{output:?}");

@@ -1,15 +1,14 @@
 //! Consumers in several crates, as linkers treat them. The crates are in `fixtures/`.
 
 use std::path::Path;
-use std::process::Command;
+
+use consumer_tests::cargo_outside;
 
 /// Runs cargo in the fixtures and returns its standard output.
 fn cargo(arguments: &[&str]) -> String {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fixtures");
-    let output = Command::new(env!("CARGO"))
+    let output = cargo_outside(env!("CARGO_TARGET_TMPDIR"))
         .args(arguments)
-        .args(["--quiet", "--locked", "--target-dir"])
-        .arg(target)
+        .args(["--quiet", "--locked"])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"))
         .output()
         .unwrap();

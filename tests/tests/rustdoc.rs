@@ -1,13 +1,13 @@
 //! What rustdoc shows of declared consumers, events and rows.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::LazyLock;
+
+use consumer_tests::{cargo_outside, target_outside};
 
 /// The documentation of `fixtures/documented`.
 static PAGES: LazyLock<PathBuf> = LazyLock::new(|| {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fixtures");
-    let output = Command::new(env!("CARGO"))
+    let output = cargo_outside(env!("CARGO_TARGET_TMPDIR"))
         .args([
             "doc",
             "--quiet",
@@ -17,13 +17,12 @@ static PAGES: LazyLock<PathBuf> = LazyLock::new(|| {
             "documented",
         ])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"))
-        .env("CARGO_TARGET_DIR", &target)
         .env("RUSTDOCFLAGS", "-D warnings")
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
-    target.join("doc/documented")
+    target_outside(env!("CARGO_TARGET_TMPDIR")).join("doc/documented")
 });
 
 /// The text of a page.

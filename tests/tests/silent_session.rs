@@ -23,6 +23,7 @@ test_on!(
     a_temporary_table_of_a_handler_hides_no_table,
     a_lock_that_a_handler_leaves_blocks_no_one,
     a_statement_that_a_handler_prepares_fails_no_later_event,
+    a_handler_that_drops_all_prepared_statements_loses_nothing,
     a_handler_without_tx_is_called_with_the_same_connection,
     a_search_path_before_the_catalogue_is_refused,
     every_command_finds_its_tables_under_a_hostile_search_path,
@@ -242,6 +243,17 @@ async fn a_statement_that_a_handler_prepares_fails_no_later_event(db: Database<P
         assert!(!report.has_failures(), "{report}");
         assert!(answers.lock().unwrap().len() >= 4);
     }
+}
+
+/// Those of sqlx on the connection are among them.
+async fn a_handler_that_drops_all_prepared_statements_loses_nothing(db: Database<Postgres>) {
+    let (asking, answers) = asking("asking", "SELECT ''", "DEALLOCATE ALL");
+    db.append("User", ["a", "b", "c", "d"]).await;
+    let report = db
+        .run_once(asking.settings(impatient().batch_size(1)))
+        .await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(answers.lock().unwrap().len(), 4);
 }
 
 async fn a_handler_without_tx_is_called_with_the_same_connection(db: Database<Postgres>) {
