@@ -224,9 +224,10 @@ def run(mutant, programs):
 
 def history(program, number):
     """The seed of a random history that finds a fault, what it finds, and the steps that are left of it."""
-    environment = dict(
-        os.environ, MUTANT=str(number), HISTORY_SEED="0", HISTORIES=os.environ.get("HISTORIES", "2000"),
-        HISTORY_FAILURES="1", CARGO_MANIFEST_DIR=str(COPY / "tests"),
+    # A stuck history is given up soon, so nothing else may take as long.
+    usual = dict(HISTORIES="20000", HISTORY_TIMEOUT="10", HISTORY_WITHOUT="hang")
+    environment = usual | os.environ | dict(
+        MUTANT=str(number), HISTORY_SEED="0", HISTORY_FAILURES="1", CARGO_MANIFEST_DIR=str(COPY / "tests"),
     )
     played, _ = ran([program, "random", "--nocapture"], environment)
     found = re.search(r"^HISTORY_SEED=(\d+) still fails .*?\((.*)\):\n((?:    .*\n)+)", played, re.M)

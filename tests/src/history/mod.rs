@@ -118,11 +118,11 @@ pub async fn play_histories<DB: HistoryBackend>(server: &DB::Server, mut menu: M
                 return;
             }
             // Boxed, so that the callers' futures stay small.
-            let played = Box::pin(play::<DB>(server, &menu.steps(seed))).await;
-            if let Err(failure) = played {
+            let played = Box::pin(play_until::<DB>(server, &menu.steps(seed))).await;
+            if let Err((taken, failure)) = played {
                 // At once, since shrinking takes its time.
                 eprintln!("{SEED}={seed}: {failure}");
-                failures.lock().unwrap().push((seed, failure));
+                failures.lock().unwrap().push((seed, failure, taken));
             }
         }
     };
@@ -130,13 +130,15 @@ pub async fn play_histories<DB: HistoryBackend>(server: &DB::Server, mut menu: M
     futures_util::future::join_all(players).await;
     let mut failures = failures.into_inner().unwrap();
     failures.sort();
-    if let Some((seed, failure)) = failures.first() {
-        let shrinking = shrink::<DB>(server, menu.steps(*seed), failure.clone());
+    if let Some((seed, failure, taken)) = failures.first() {
+        let mut steps = menu.steps(*seed);
+        steps.truncate(*taken);
+        let shrinking = shrink::<DB>(server, steps, failure.clone());
         let (steps, shrunk) = Box::pin(shrinking).await;
         let steps: Vec<String> = steps.iter().map(|step| format!("    {step:?}")).collect();
         let all: Vec<String> = failures
             .iter()
-            .map(|(seed, failure)| format!("    {SEED}={seed}: {failure}"))
+            .map(|(seed, failure, _)| format!("    {SEED}={seed}: {failure}"))
             .collect();
         panic!(
             "histories failed:\n{}\n{SEED}={seed} still fails with these steps alone ({shrunk}):\n{}",
@@ -151,6 +153,15 @@ pub async fn play_histories<DB: HistoryBackend>(server: &DB::Server, mut menu: M
 /// # Errors
 /// The first difference from the model.
 pub async fn play<DB: HistoryBackend>(server: &DB::Server, steps: &[Step]) -> Result<(), String> {
+    let played = play_until::<DB>(server, steps).await;
+    played.map_err(|(_, failure)| failure)
+}
+
+/// Also says after how many steps it was wrong.
+async fn play_until<DB: HistoryBackend>(
+    server: &DB::Server,
+    steps: &[Step],
+) -> Result<(), (usize, String)> {
     keep_quiet();
     let taken = AtomicUsize::new(0);
     let playing = async {
@@ -158,18 +169,17 @@ pub async fn play<DB: HistoryBackend>(server: &DB::Server, steps: &[Step]) -> Re
         for (index, step) in steps.iter().enumerate() {
             taken.store(index, Ordering::Relaxed);
             let done = execution.take(step).await;
-            done.map_err(|wrong| format!("step {index}: {wrong}"))?;
+            done.map_err(|wrong| (index + 1, format!("step {index}: {wrong}")))?;
         }
         taken.store(steps.len(), Ordering::Relaxed);
-        execution
-            .drain()
-            .await
-            .map_err(|wrong| format!("at the end: {wrong}"))
+        let drained = execution.drain().await;
+        drained.map_err(|wrong| (steps.len(), format!("at the end: {wrong}")))
     };
     let played = tokio::time::timeout(LONGEST, playing).await;
     played.unwrap_or_else(|_| {
         let index = taken.load(Ordering::Relaxed);
-        Err(format!("stuck in step {index}: {:?}", steps.get(index)))
+        let stuck = format!("stuck in step {index}: {:?}", steps.get(index));
+        Err((steps.len().min(index + 1), stuck))
     })
 }
 
@@ -187,18 +197,30 @@ async fn shrink<DB: HistoryBackend>(
             let begin = end.saturating_sub(length);
             for with in instead_of(&steps[begin..end]) {
                 let fewer = [&steps[..begin], &with, &steps[end..]].concat();
-                if let Err(still) = play::<DB>(server, &fewer).await {
+                if let Some((taken, still)) = fails::<DB>(server, &fewer).await {
                     (steps, failure) = (fewer, still);
+                    steps.truncate(taken);
                     break;
                 }
             }
-            end = begin;
+            end = begin.min(steps.len());
         }
         if length <= 1 && steps == before {
             return (steps, failure);
         }
         length = (length / 2).max(1);
     }
+}
+
+/// After how many steps a history is wrong, and how, in one of a few plays: a timing may decide.
+async fn fails<DB: HistoryBackend>(server: &DB::Server, steps: &[Step]) -> Option<(usize, String)> {
+    const PLAYS: usize = 4;
+    for _ in 0..PLAYS {
+        if let Err(failure) = play_until::<DB>(server, steps).await {
+            return Some(failure);
+        }
+    }
+    None
 }
 
 /// What to try instead of some steps: none, or simpler ones for one of them.

@@ -442,10 +442,15 @@ impl Menu {
             _ => (Script::MoveSearchPath, "search_path"),
         };
         let hangs = self.hangs > 0 && rng.usize(..self.hangs.max(1)) == 0;
-        match script {
-            _ if hangs => Script::Hang,
-            _ if self.has(name) => script,
-            _ => Script::Succeed,
+        let (script, name) = if hangs {
+            (Script::Hang, "hang")
+        } else {
+            (script, name)
+        };
+        if self.has(name) {
+            script
+        } else {
+            Script::Succeed
         }
     }
 }
