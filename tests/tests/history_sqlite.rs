@@ -2,7 +2,7 @@
 //!
 //! Most are the same each time; where `CI` is not set, some are random, and name their seeds when they
 //! fail. `HISTORY_SEED` plays one history, and `HISTORIES` another number of them: with 100,000 for some
-//! hours. One takes about a sixth of a second of a core.
+//! hours. One takes about a fifth of a second of a core.
 
 use consumer::StartFrom;
 use consumer_tests::history::{
@@ -23,7 +23,7 @@ fn menu() -> Menu {
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_lose_nothing_and_repeat_nothing() {
     let count = Count {
-        fixed: 1_000,
+        fixed: 2_000,
         random: 20,
         at_once: 6,
     };
