@@ -473,27 +473,19 @@ impl Checkpoints for Postgres {
     }
 
     fn is_refused_commit(error: &dyn DatabaseError) -> bool {
-        let routine = || {
-            let error = error.try_downcast_ref::<PgDatabaseError>();
-            error.and_then(PgDatabaseError::routine)
-        };
         match error.code().as_deref() {
             // undefined_object
             Some("42704") => error.message().contains(refusal!()),
             // feature_not_supported: to prepare a transaction with such a cursor.
-            Some("0A000") => routine() == Some("PreCommit_Portals"),
+            Some("0A000") => is_raised_in(error, "PreCommit_Portals"),
             _ => false,
         }
     }
 
     fn is_stale_statement(error: &dyn DatabaseError) -> bool {
-        let routine = || {
-            let error = error.try_downcast_ref::<PgDatabaseError>();
-            error.and_then(PgDatabaseError::routine)
-        };
         match error.code().as_deref() {
-            // feature_not_supported, whose message is translated.
-            Some("0A000") => routine() == Some("RevalidateCachedQuery"),
+            // feature_not_supported
+            Some("0A000") => is_raised_in(error, "RevalidateCachedQuery"),
             // duplicate_prepared_statement: of an earlier `PREPARE`.
             Some("42P05") => !Self::is_shared_statement(error),
             _ => false,
@@ -512,6 +504,12 @@ impl Checkpoints for Postgres {
     fn is_forbidden(error: &dyn DatabaseError) -> bool {
         has_code(error, &["42501"])
     }
+}
+
+/// Whether the server raised an error in this function of its own, since it translates the message.
+fn is_raised_in(error: &dyn DatabaseError, function: &str) -> bool {
+    let error = error.try_downcast_ref::<PgDatabaseError>();
+    error.and_then(PgDatabaseError::routine) == Some(function)
 }
 
 #[cfg(test)]
