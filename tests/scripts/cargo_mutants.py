@@ -51,7 +51,7 @@ TESTS = {
     "worker/lane/mark.rs": LANE,
     "worker/lane/record.rs": LANE,
     "worker/lane/row_address.rs": POSTGRES,
-    "worker/lane/saving.rs": LANE,
+    "worker/lane/saving.rs": [*LANE, "worker_policies voids_the_batch"],
     "worker/lane/segment.rs": ["held_horizon", "read_models segment", *LANE, "silent_commands ::sqlite"],
 }
 
