@@ -341,7 +341,10 @@ async fn delete<DB: TestDatabase>(db: &Database<DB>, position: i64) {
 }
 
 async fn a_lane_does_not_wait_for_an_event_that_was_deleted<DB: TestDatabase>(db: Database<DB>) {
-    let orders = worker(&db, old()).advance_interval(Duration::from_millis(50));
+    // The row shows what the lane waits for long before the next snapshot does.
+    let orders = worker(&db, old())
+        .advance_interval(Duration::from_millis(50))
+        .snapshot_interval(Duration::from_millis(500));
     let worker = Running::start(orders);
     let [_, refunded, last] = [
         order(&db, "o-1", "Placed").await,

@@ -33,7 +33,9 @@ impl<DB: Backend> Lane<DB> {
         let snapshot = self.shared.snapshot.borrow();
         let key = &self.segment.key;
         let row = snapshot.rows.get(key);
-        let pending = row.and_then(Checkpoint::known_next);
+        // What the lane has passed since is no longer pending.
+        let deleted = self.deleted.filter(|deleted| batch.after < *deleted);
+        let pending = deleted.or_else(|| row.and_then(Checkpoint::known_next));
         let pending = pending.or(snapshot.pending.get(key).copied())?;
         let is_in = snapshot.incarnation == batch.incarnation
             && batch.after < pending

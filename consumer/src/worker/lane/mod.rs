@@ -67,6 +67,8 @@ pub(crate) struct Lane<DB: Backend> {
     suspects: Option<Suspects>,
     /// The last event that was read again before another attempt, and how often it had failed.
     read_after: Option<(i64, u32)>,
+    /// An event that the lane waited for and that was deleted meanwhile. A snapshot may not show that yet.
+    deleted: Option<i64>,
     /// The first snapshot that contains the row; an earlier one does not show that it is gone.
     first_snapshot: u64,
     /// The last snapshot that the lane has seen.
@@ -123,6 +125,7 @@ impl<DB: Backend> Lane<DB> {
             job: None,
             suspects: None,
             read_after: None,
+            deleted: None,
             first_snapshot: snapshot,
             seen: Arc::default(),
             checkpoint_at: Instant::now(),
@@ -345,6 +348,7 @@ impl<DB: Backend> Lane<DB> {
         self.reader.discard();
         self.suspects = None;
         self.read_after = None;
+        self.deleted = None;
         self.checkpoint_at = Instant::now();
         self.progress.set_cursor(Some(Cursor {
             incarnation,

@@ -87,6 +87,7 @@ impl<DB: Backend> Lane<DB> {
         tokio::select! {
             () = self.row_changed() => {}
             () = self.is_deleted(job) => {
+                self.deleted = job.position_of(0);
                 // What is in memory still has it.
                 self.reader.discard();
                 self.shared.log.discard();
