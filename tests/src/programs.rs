@@ -11,8 +11,8 @@ const LIBRARY: &str = "LIBRARY";
 /// The environment variable that leaves out the tests which need the history of this repository.
 const WITHOUT_HISTORY: &str = "TEST_WITHOUT_HISTORY";
 
-/// A cargo that builds crates outside the workspace, which share what they depend on: below a directory
-/// for temporary files, `CARGO_TARGET_TMPDIR` of a test, and without debug information.
+/// A `cargo` for crates outside the workspace, without debug information. All of them are built into one
+/// directory, below the `CARGO_TARGET_TMPDIR` of the test, so that they share their dependencies.
 #[must_use]
 pub fn cargo_outside(temporary: &str) -> Command {
     let mut cargo = Command::new(env!("CARGO"));
@@ -62,8 +62,9 @@ impl Program {
         self
     }
 
-    /// Builds it by [`cargo_outside`], and returns its file. If the history of this repository is not here, as in a shallow clone or an archive, that is a
-    /// failure, or `None` with a message where `TEST_WITHOUT_HISTORY` is set.
+    /// Builds it by [`cargo_outside`], and returns its file. If the history of this repository is not here,
+    /// as in a shallow clone or an archive, that is a failure, or `None` with a message where
+    /// `TEST_WITHOUT_HISTORY` is set.
     #[must_use]
     pub fn build(&self, temporary: &str) -> Option<String> {
         let directory = &Path::new(temporary).join("programs");

@@ -506,7 +506,7 @@ impl Checkpoints for Postgres {
     }
 }
 
-/// Whether the server raised an error in this function of its own, since it translates the message.
+/// Whether an error comes from this function in the server's code. Its message may be in any language.
 fn is_raised_in(error: &dyn DatabaseError, function: &str) -> bool {
     let error = error.try_downcast_ref::<PgDatabaseError>();
     error.and_then(PgDatabaseError::routine) == Some(function)
