@@ -213,10 +213,15 @@ impl Browser {
         !is_gone
     }
 
-    /// Clicks on an element.
-    pub async fn click_on(&self, element: &Element) {
-        self.tell(&format!("/element/{}/click", element.0), &json!({}))
-            .await;
+    /// Clicks on the one element of a selector, and again if the page was just being updated.
+    pub async fn click_the(&self, selector: &str) {
+        loop {
+            let found = self.all(selector).await;
+            assert_eq!(found.len(), 1, "`{selector}` on {}", self.url().await);
+            if self.press_on(&found[0]).await {
+                return;
+            }
+        }
     }
 
     /// What a reader sees of the page, or of the next one if it is just being replaced.
@@ -254,11 +259,11 @@ impl Browser {
         .await;
     }
 
-    /// Presses keys in the element that has the focus.
-    pub async fn press(&self, keys: &str) {
-        let active = self.get("/element/active").await;
-        let id = active[ELEMENT].as_str().expect("an element");
-        self.tell(&format!("/element/{id}/value"), &json!({ "text": keys }))
+    /// Presses a key, wherever the focus is: an element that is asked for first may be gone by then.
+    pub async fn press(&self, key: &str) {
+        let moves = json!([{ "type": "keyDown", "value": key }, { "type": "keyUp", "value": key }]);
+        let keyboard = json!({ "type": "key", "id": "keyboard", "actions": moves });
+        self.tell("/actions", &json!({ "actions": [keyboard] }))
             .await;
     }
 

@@ -61,9 +61,7 @@ async fn failed<DB: TestDatabase>(db: &Database<DB>) -> Model {
 
 /// Sends the form whose warning is shown.
 async fn confirm(browser: &Browser) {
-    let buttons = browser.all("details[open] button").await;
-    assert_eq!(buttons.len(), 1);
-    browser.click_on(&buttons[0]).await;
+    browser.click_the("details[open] button").await;
 }
 
 /// An error and its cause.
