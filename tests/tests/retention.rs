@@ -7,9 +7,10 @@ use std::time::Duration;
 use consumer::admin::{Admin, RebuildOptions};
 use consumer::{ConsumerState, OnError, Report, Settings, WorkerBuilder, aggregate_slice};
 use consumer_tests::{
-    Database, Model, Running, TestDatabase, consumer, impatient, keep_log, logged, patiently,
-    read_model, run_once, test_on, until,
+    Database, Model, Running, TestConsumer, TestDatabase, consumer, impatient, keep_log, logged,
+    patiently, read_model, run_once, test_on, until,
 };
+use sqlx::Sqlite;
 use tokio::sync::{Notify, Semaphore};
 
 test_on!(
@@ -28,7 +29,17 @@ test_on!(
     evidence_of_an_event_that_was_deleted_is_kept,
     what_one_consumer_has_passed_is_evidence_for_another,
     the_next_event_of_a_segment_is_behind_many_of_another,
-    a_checkpoint_that_was_lowered_is_searched_from_again
+    a_checkpoint_that_was_lowered_is_searched_from_again,
+    a_deleted_event_that_only_the_row_names_is_not_passed,
+    an_idle_row_is_not_advanced_over_a_deleted_event,
+    an_idle_lane_goes_back_to_a_deleted_event_of_its_row,
+    an_event_out_of_scope_that_the_row_names_stops_no_one
+);
+
+test_on!(
+    [sqlite],
+    what_is_noted_while_a_handler_works_is_not_passed,
+    what_is_noted_while_a_handler_fails_is_not_passed
 );
 
 test_on!([postgres], positions_that_were_rolled_back_raise_no_alarm);
@@ -448,4 +459,198 @@ async fn paused_at(db: &Database<sqlx::Postgres>, users: &Model, draw: &str) {
     append().await;
     noted(db, "users", db.log().await[before]).await;
     running.stop().await;
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Lets the row of `waiting` wait for an event, and that of `failing` fail on it, as another process does.
+fn name_in_rows(position: i64) -> String {
+    format!(
+        "UPDATE consumer_progress
+            SET unknown_position = {position}, unknown_aggregate = 'User',
+                unknown_type = 'Changed', unknown_version = 1
+          WHERE consumer = 'waiting';
+         UPDATE consumer_progress SET attempts = 1, failed_position = {position}, error = 'bad'
+          WHERE consumer = 'failing'"
+    )
+}
+
+/// Appends an event and deletes it, with what else happens meanwhile, before any worker can read it.
+async fn appended_and_deleted<DB: TestDatabase>(
+    db: &Database<DB>,
+    meanwhile: impl FnOnce(i64) -> String,
+) -> i64 {
+    let mut tx = db.store.begin().await.unwrap();
+    let position = db.append_in(&mut tx, "deleted").await;
+    let delete = format!("DELETE FROM events WHERE global_position = {position}");
+    for sql in [meanwhile(position), delete] {
+        DB::execute_sql(&mut tx, &sql).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    position
+}
+
+/// A worker with `waiting` and `failing`, which want users, and `idle`, which wants what nobody appends.
+fn with_named<DB: TestDatabase>(db: &Database<DB>) -> WorkerBuilder<DB> {
+    let users = |name| {
+        let settings = impatient().retries(0);
+        read_model(name).scope(&["User"]).settings(settings)
+    };
+    db.worker()
+        .scoped_consumer(users("waiting"))
+        .scoped_consumer(users("failing"))
+        .scoped_consumer(read_model("idle").scope(&["Nothing"]))
+}
+
+const NAMED: [&str; 2] = ["waiting", "failing"];
+
+async fn is_at<DB: TestDatabase>(db: &Database<DB>, consumer: &str, position: i64) {
+    until(&format!("`{consumer}` is at {position}"), async || {
+        db.checkpoint(consumer).await == Some(position)
+    })
+    .await;
+}
+
+/// Waits until both are stopped before an event, or have passed it.
+async fn both_stop_before<DB: TestDatabase>(db: &Database<DB>, position: i64) {
+    let ended = format!(
+        "SELECT consumer FROM consumer_progress
+          WHERE consumer <> 'idle' AND (state = 'stopped' OR position >= {position})"
+    );
+    until("both have ended", async || {
+        db.texts(&ended).await.len() == 2
+    })
+    .await;
+    let status = Admin::new(db.store.clone()).status().await.unwrap();
+    for name in NAMED {
+        let failing = status.consumer(name).unwrap().failing.as_ref();
+        let failing = failing.unwrap_or_else(|| panic!("`{name}` has passed event {position}"));
+        assert_eq!(failing.position, Some(position), "{name}");
+        assert!(
+            failing.error.contains("deleted from the log"),
+            "{name}: {failing:?}"
+        );
+        assert_eq!(db.applied(name).await, [1]);
+    }
+}
+
+/// No snapshot shows the lane what its row names: the claim does.
+async fn a_deleted_event_that_only_the_row_names_is_not_passed<DB: TestDatabase>(db: Database<DB>) {
+    db.append_one("User", "u").await;
+    let running = Running::start(with_named(&db).snapshot_interval(LONG));
+    running.caught_up().await.unwrap();
+    let deleted = appended_and_deleted(&db, name_in_rows).await;
+    db.append_one("User", "u").await;
+    both_stop_before(&db, deleted).await;
+    running.stop().await;
+}
+
+/// A worker that ends advances the rows of idle lanes, without a claim.
+async fn an_idle_row_is_not_advanced_over_a_deleted_event<DB: TestDatabase>(db: Database<DB>) {
+    db.append_one("User", "u").await;
+    let running = Running::start(with_named(&db).snapshot_interval(LONG));
+    running.caught_up().await.unwrap();
+    let deleted = appended_and_deleted(&db, name_in_rows).await;
+    let order = db.append_one("Order", "o").await;
+    running.caught_up_to(order).await.unwrap();
+    running.stop().await;
+    for (name, position) in [("idle", order), ("waiting", 1), ("failing", 1)] {
+        assert_eq!(db.checkpoint(name).await, Some(position), "{name}");
+    }
+    run_once(with_named(&db)).await;
+    both_stop_before(&db, deleted).await;
+}
+
+/// It has passed the position when the row names it.
+async fn an_idle_lane_goes_back_to_a_deleted_event_of_its_row<DB: TestDatabase>(db: Database<DB>) {
+    db.append_one("User", "u").await;
+    let often = Duration::from_millis(10);
+    let builder = with_named(&db)
+        .advance_interval(LONG)
+        .snapshot_interval(often);
+    let running = Running::start(builder);
+    running.caught_up().await.unwrap();
+    let deleted = appended_and_deleted(&db, |_| String::new()).await;
+    let order = db.append_one("Order", "o").await;
+    running.caught_up_to(order).await.unwrap();
+    db.execute(&name_in_rows(deleted)).await;
+    both_stop_before(&db, deleted).await;
+    running.stop().await;
+}
+
+/// Such as one whose row was split, or an event that was moved to another aggregate by hand.
+async fn an_event_out_of_scope_that_the_row_names_stops_no_one<DB: TestDatabase>(db: Database<DB>) {
+    let often = Duration::from_millis(10);
+    for interval in [LONG, often] {
+        let builder = with_named(&db).snapshot_interval(interval);
+        let running = Running::start(builder.advance_interval(interval));
+        running.caught_up().await.unwrap();
+        let order = db.append_one("Order", "o").await;
+        db.execute(&name_in_rows(order)).await;
+        let user = db.append_one("User", "u").await;
+        for name in NAMED {
+            is_at(&db, name, user).await;
+        }
+        // Where no event in scope follows, a row is advanced without a claim.
+        let order = db.append_one("Order", "o").await;
+        db.execute(&name_in_rows(order)).await;
+        let last = db.append_one("Order", "o").await;
+        running.caught_up_to(last).await.unwrap();
+        // Only a snapshot tells the lane to look at it.
+        if interval == often {
+            for name in NAMED {
+                is_at(&db, name, last).await;
+            }
+        }
+        running.stop().await;
+    }
+    let users = "SELECT global_position FROM events WHERE aggregate_type = 'User'";
+    for name in NAMED {
+        assert_eq!(db.applied(name).await, db.numbers(users).await, "{name}");
+    }
+}
+
+/// A consumer without `tx` that has its row name an event as its handler takes the second event.
+fn naming(
+    db: &Database<Sqlite>,
+    deleted: i64,
+    then: Result<(), &'static str>,
+) -> TestConsumer<Sqlite> {
+    let pool = db.pool.clone();
+    let waiting = consumer("waiting", move |_, _, event| {
+        let pool = pool.clone();
+        Box::pin(async move {
+            if event.global_position < deleted {
+                return Ok(());
+            }
+            let mut other = pool.acquire().await?;
+            Sqlite::execute_sql(&mut other, &name_in_rows(deleted)).await?;
+            Ok(then?)
+        })
+    });
+    let waiting = waiting.scope(&["User"]).settings(impatient().retries(0));
+    waiting.without_tx()
+}
+
+async fn names_while_handling(db: &Database<Sqlite>, then: Result<(), &'static str>) {
+    db.append_one("User", "u").await;
+    let deleted = appended_and_deleted(db, |_| String::new()).await;
+    db.append_one("User", "u").await;
+    let builder = db.worker().scoped_consumer(naming(db, deleted, then));
+    let report = run_once(builder.snapshot_interval(LONG)).await;
+    let state = report.consumer("waiting").unwrap().state.to_string();
+    assert!(
+        state.starts_with("stopped before event 2 (events 2 to 2 were deleted"),
+        "{state}"
+    );
+}
+
+/// Between the two claims of a handler without `tx`.
+async fn what_is_noted_while_a_handler_works_is_not_passed(db: Database<Sqlite>) {
+    names_while_handling(&db, Ok(())).await;
+}
+
+/// A failure at a later event takes the place of what the row names.
+async fn what_is_noted_while_a_handler_fails_is_not_passed(db: Database<Sqlite>) {
+    names_while_handling(&db, Err("it fails")).await;
 }

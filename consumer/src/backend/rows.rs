@@ -570,6 +570,8 @@ pub struct Advance {
     pub from: i64,
     /// The position up to which no event in the row's scope follows.
     pub to: i64,
+    /// An event that the row names as its next one, and that is not in its scope.
+    pub excluded: Option<i64>,
 }
 
 /// A checkpoint row with the counts of its parked events.

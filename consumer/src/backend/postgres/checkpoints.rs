@@ -262,21 +262,24 @@ impl Checkpoints for Postgres {
         "
         WITH move AS (
             SELECT * FROM UNNEST($1::text[], $2::int[], $3::int[], $4::bigint[], $5::bigint[],
-                                 $6::bigint[], $7::int[])
-                AS m (consumer, version, slice_from, epoch, low, high, slice_to)),
+                                 $6::bigint[], $7::int[], $8::bigint[])
+                AS m (consumer, version, slice_from, epoch, low, high, slice_to, excluded)),
         free AS (
             SELECT p.consumer, p.version, p.slice_from,
                    LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END) AS high
               FROM {progress} AS p JOIN move AS m USING (consumer, version, slice_from)
              WHERE p.epoch = m.epoch AND p.slice_to = m.slice_to AND p.state = 'running'
-               -- An event that failed may have come into the other half of a row that was split.
+               -- An event that failed may have come into the other half of a row that was split. One that was
+               -- deleted is not passed unseen.
                AND (p.attempts = 0 OR p.failed_position <= m.high) AND p.position >= m.low
+               AND NOT (p.position < {known next} AND {known next} <= m.high
+                        AND {known next} IS DISTINCT FROM m.excluded)
                AND p.position < LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END)
                AND {tables fit}
                -- What was seen in another incarnation of the server advances nothing: a pooler keeps
                -- our connection while the server behind it restarts.
                AND ",
-        server_incarnation!(is "$8", "$9"),
+        server_incarnation!(is "$9", "$10"),
         "
                -- The owner of a claimed row advances it.
                FOR UPDATE OF p SKIP LOCKED)
@@ -407,6 +410,7 @@ impl Checkpoints for Postgres {
             .bind(column(moves, |one| one.from))
             .bind(column(moves, |one| one.to))
             .bind(column(moves, |one| one.slice_to))
+            .bind(column(moves, |one| one.excluded))
             .bind(incarnation.started)
             .bind(incarnation.recovered)
             .execute(&mut *tx)

@@ -100,8 +100,10 @@ impl Checkpoints for Sqlite {
                updated_at = {now}
          WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND epoch = $4 AND slice_to = $7
            AND state = 'running' AND position >= $5
-           -- An event that failed may have come into the other half of a row that was split.
+           -- An event that failed may have come into the other half of a row that was split. One that was
+           -- deleted is not passed unseen.
            AND (attempts = 0 OR failed_position <= $6)
+           AND NOT (position < {known next} AND {known next} <= $6 AND {known next} IS NOT $8)
            AND position < min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END)
            -- A handler that works on the row has its claim's place.
            AND NOT EXISTS (
@@ -204,6 +206,7 @@ impl Checkpoints for Sqlite {
                 .bind(one.from)
                 .bind(one.to)
                 .bind(one.slice_to)
+                .bind(one.excluded)
                 .execute(connection)
                 .await?;
         }

@@ -70,6 +70,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         if row.epoch != self.job.epoch
             || claim.incarnation != self.job.batch.incarnation
             || !follows.contains(&row.position)
+            || self.lacks_next(&claim)
         {
             return Err(Outcome::Moved(claim));
         }
@@ -95,6 +96,15 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(Outcome::Outdated { position, attempts });
         }
         Ok(claim)
+    }
+
+    /// Whether the row names an event as its next one that the job passes over: it was deleted before it was
+    /// read, or restored since.
+    pub(super) fn lacks_next(&self, claim: &Claim) -> bool {
+        let job = self.job;
+        let passes = |next| next <= job.batch.up_to && !job.batch.has(next);
+        let next = claim.checkpoint.known_next();
+        next.is_some_and(|next| passes(next) && job.excluded != Some(next))
     }
 
     /// The event that has failed according to the row, if it is the first of the job and the row

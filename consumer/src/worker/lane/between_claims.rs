@@ -145,7 +145,9 @@ impl<DB: Backend> Attempt<'_, DB> {
             Ok(claim) => claim,
             Err(outcome) => return roll_back(tx, ended_well, outcome).await,
         };
-        if !ready.run.is_replay && self.is_handled_meanwhile(&mut tx, &claim, index).await? {
+        if self.lacks_next(&claim)
+            || (!ready.run.is_replay && self.is_handled_meanwhile(&mut tx, &claim, index).await?)
+        {
             return roll_back(tx, ended_well, Outcome::Moved(claim)).await;
         }
         mark.release(&mut tx).await?;

@@ -15,6 +15,8 @@ pub(crate) struct Job {
     pub(crate) checkpoint: i64,
     /// The rebuild that the job belongs to.
     pub(crate) epoch: i64,
+    /// The event that the row names as its next one, if the segment excludes it.
+    pub(crate) excluded: Option<i64>,
     /// The event and its number of failed attempts after which the events were read again.
     pub(crate) read_after: Option<(i64, u32)>,
     /// The failure to save of the event after those taken, if it has just failed.
@@ -25,6 +27,7 @@ impl Job {
     pub(crate) fn new(cursor: &Cursor, batch: Batch) -> Self {
         Self {
             take: batch.events.len(),
+            excluded: batch.excluded.or(cursor.excluded),
             batch,
             checkpoint: cursor.checkpoint,
             epoch: cursor.epoch,

@@ -67,8 +67,9 @@ pub(crate) struct Lane<DB: Backend> {
     suspects: Option<Suspects>,
     /// The last event that was read again before another attempt, and how often it had failed.
     read_after: Option<(i64, u32)>,
-    /// An event that the lane waited for and that was deleted meanwhile. A snapshot may not show that yet.
-    deleted: Option<i64>,
+    /// An event that the lane has yet to handle according to its claim, or for which it waited. A snapshot may
+    /// not show that yet.
+    known_next: Option<i64>,
     /// The first snapshot that contains the row; an earlier one does not show that it is gone.
     first_snapshot: u64,
     /// The last snapshot that the lane has seen.
@@ -125,7 +126,7 @@ impl<DB: Backend> Lane<DB> {
             job: None,
             suspects: None,
             read_after: None,
-            deleted: None,
+            known_next: None,
             first_snapshot: snapshot,
             seen: Arc::default(),
             checkpoint_at: Instant::now(),
@@ -314,7 +315,8 @@ impl<DB: Backend> Lane<DB> {
         None
     }
 
-    /// Starts over from the row if it is not where the lane expects it. A row that was read after the
+    /// Starts over from the row if it is not where the lane expects it, or names an event that the lane has not
+    /// seen. A row that was read after the
     /// lane's last save is behind the lane only if it was created again or lowered by hand.
     fn follow_row(&mut self, row: &Checkpoint, incarnation: Incarnation, is_later: bool) {
         let is_resized = row.slice_to != self.segment.slice_to;
@@ -327,6 +329,8 @@ impl<DB: Backend> Lane<DB> {
                 || cursor.epoch < row.epoch
                 || cursor.after < row.position
                 || (is_later && (row.epoch < cursor.epoch || row.position < cursor.checkpoint))
+                // It was deleted before the lane read the log.
+                || row.known_next().is_some_and(|next| cursor.has_passed_unseen(next))
         };
         if is_resized || self.progress.cursor().is_none_or(is_stale) {
             self.move_to(incarnation, row.epoch, row.position);
@@ -341,6 +345,7 @@ impl<DB: Backend> Lane<DB> {
             self.shared.log.discard();
         }
         self.move_to(claim.incarnation, row.epoch, row.position);
+        self.known_next = row.known_next();
     }
 
     fn move_to(&mut self, incarnation: Incarnation, epoch: i64, checkpoint: i64) {
@@ -348,7 +353,7 @@ impl<DB: Backend> Lane<DB> {
         self.reader.discard();
         self.suspects = None;
         self.read_after = None;
-        self.deleted = None;
+        self.known_next = None;
         self.checkpoint_at = Instant::now();
         self.progress.set_cursor(Some(Cursor {
             incarnation,
@@ -356,6 +361,7 @@ impl<DB: Backend> Lane<DB> {
             epoch,
             checkpoint,
             after: checkpoint,
+            excluded: None,
         }));
         self.progress.set_state(ConsumerState::Running);
     }
@@ -494,6 +500,7 @@ impl<DB: Backend> Lane<DB> {
         if let Some(cursor) = self.progress.cursor() {
             self.progress.set_cursor(Some(Cursor {
                 after: cursor.after.max(batch.up_to),
+                excluded: batch.excluded.or(cursor.excluded),
                 ..cursor
             }));
             self.progress.set_state(ConsumerState::Running);

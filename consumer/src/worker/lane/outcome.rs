@@ -22,7 +22,7 @@ pub(crate) enum Outcome {
     Busy,
     /// The row is gone, or has another key; the next snapshot shows why.
     Gone,
-    /// The checkpoint is not where the job starts.
+    /// The checkpoint is not where the job starts, or names an event that the job should have and has not.
     Moved(Box<Claim>),
     /// The row may not run.
     Blocked(Box<Claim>),

@@ -23,6 +23,10 @@ pub(crate) async fn record<DB: Backend>(
         Ok(claim) => claim,
         Err(outcome) => return roll_back(tx, ended_well, outcome).await,
     };
+    // A failure would take the place of what another process has noted meanwhile.
+    if claim.checkpoint.known_next() != earlier.checkpoint.known_next() {
+        return roll_back(tx, ended_well, Outcome::Moved(claim)).await;
+    }
     if !segment.save(shared, &mut tx, &claim, new).await? {
         return Err(AttemptError::not_saved(segment.name()));
     }

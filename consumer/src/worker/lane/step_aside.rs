@@ -66,6 +66,7 @@ impl<DB: Backend> Lane<DB> {
             // Nothing is in scope before it.
             self.progress.set_cursor(Some(Cursor {
                 after: cursor.after.max(position - 1),
+                excluded: job.excluded,
                 ..cursor
             }));
         }
@@ -87,7 +88,7 @@ impl<DB: Backend> Lane<DB> {
         tokio::select! {
             () = self.row_changed() => {}
             () = self.is_deleted(job) => {
-                self.deleted = job.position_of(0);
+                self.known_next = job.position_of(0);
                 // What is in memory still has it.
                 self.reader.discard();
                 self.shared.log.discard();

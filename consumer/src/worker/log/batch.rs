@@ -27,9 +27,17 @@ pub(crate) struct Batch {
     pub(crate) defect: Option<Defect>,
     /// Positions in it whose events were deleted, as far as it is known.
     pub(crate) missing: Option<RangeInclusive<i64>>,
+    /// An event that the row names as its next one, and that the filter excludes.
+    pub(crate) excluded: Option<i64>,
 }
 
 impl Batch {
+    /// Whether it has the event at a position.
+    pub(crate) fn has(&self, position: i64) -> bool {
+        let at = |event: &PersistedEvent| event.global_position;
+        self.events.binary_search_by_key(&position, at).is_ok()
+    }
+
     /// The batch before an event that is missing, or that event if nothing is left before it.
     pub(crate) fn before_missing(mut self, missing: MissingEvents) -> Self {
         let first = missing.0.start();
@@ -262,6 +270,7 @@ impl BatchBuilder {
                 events: Arc::default(),
                 defect: None,
                 missing: None,
+                excluded: None,
             },
             events: Vec::new(),
             bytes: 0,

@@ -461,6 +461,7 @@ fn advance_of(
         epoch: cursor.epoch,
         from: cursor.checkpoint,
         to: cursor.after,
+        excluded: cursor.excluded,
     })
 }
 

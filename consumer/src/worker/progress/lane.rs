@@ -27,6 +27,15 @@ pub(crate) struct Cursor {
     pub(crate) checkpoint: i64,
     /// No event in scope lies between the checkpoint and this position.
     pub(crate) after: i64,
+    /// An event between them that the row names as its next one, and that the lane has found to be out of scope.
+    pub(crate) excluded: Option<i64>,
+}
+
+impl Cursor {
+    /// Whether the lane has passed an event without having seen it.
+    pub(crate) fn has_passed_unseen(&self, position: i64) -> bool {
+        self.checkpoint < position && position <= self.after && self.excluded != Some(position)
+    }
 }
 
 /// The first event in the scope of a lane that it has not handled.
