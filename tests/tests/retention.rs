@@ -610,19 +610,16 @@ async fn an_event_out_of_scope_that_the_row_names_stops_no_one<DB: TestDatabase>
     }
 }
 
-/// A consumer without `tx` that has its row name an event as its handler takes the second event.
+/// A consumer without `tx` whose row names an event while its handler works.
 fn naming(
     db: &Database<Sqlite>,
     deleted: i64,
     then: Result<(), &'static str>,
 ) -> TestConsumer<Sqlite> {
     let pool = db.pool.clone();
-    let waiting = consumer("waiting", move |_, _, event| {
+    let waiting = consumer("waiting", move |_, _, _| {
         let pool = pool.clone();
         Box::pin(async move {
-            if event.global_position < deleted {
-                return Ok(());
-            }
             let mut other = pool.acquire().await?;
             Sqlite::execute_sql(&mut other, &name_in_rows(deleted)).await?;
             Ok(then?)
@@ -633,7 +630,9 @@ fn naming(
 }
 
 async fn names_while_handling(db: &Database<Sqlite>, then: Result<(), &'static str>) {
+    let waiting = read_model("waiting").scope(&["User"]);
     db.append_one("User", "u").await;
+    run_once(db.worker().scoped_consumer(waiting)).await;
     let deleted = appended_and_deleted(db, |_| String::new()).await;
     db.append_one("User", "u").await;
     let builder = db.worker().scoped_consumer(naming(db, deleted, then));

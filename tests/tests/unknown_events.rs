@@ -30,6 +30,7 @@ test_on!(
     park_and_skip_get_a_waiting_consumer_past_the_event,
     another_event_at_the_position_is_not_skipped,
     a_lane_does_not_wait_for_an_event_that_was_deleted,
+    an_event_that_is_deleted_before_it_is_noted_is_not_passed,
     a_waiting_lane_looks_again_at_a_log_that_was_rewritten,
     a_deleted_event_that_a_row_waits_for_is_not_passed_unseen,
     a_deleted_event_that_a_row_waits_for_can_be_skipped,
@@ -374,6 +375,33 @@ async fn a_lane_does_not_wait_for_an_event_that_was_deleted<DB: TestDatabase>(db
     .await;
     worker.stop().await;
     assert_eq!(db.applied("orders").await, db.log().await);
+}
+
+/// Only the lane that waits for it knows of it.
+async fn an_event_that_is_deleted_before_it_is_noted_is_not_passed<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let orders = worker(&db, old())
+        .advance_interval(Duration::from_millis(10))
+        .snapshot_interval(Duration::from_secs(3600));
+    let running = Running::start(orders);
+    running.caught_up().await.unwrap();
+    let refunded = order(&db, "o-1", "Refunded").await;
+    until("it waits", async || {
+        running.consumers()[0].state.name() == "waiting_for_release"
+    })
+    .await;
+    delete(&db, refunded).await;
+    let placed = order(&db, "o-1", "Placed").await;
+    until("it has stopped or passed the event", async || {
+        let state = status(&db).await.state;
+        state.name() == "stopped" || db.applied("orders").await == [placed]
+    })
+    .await;
+    running.stop().await;
+    let failing = status(&db).await.failing.unwrap();
+    assert_eq!(failing.position, Some(refunded));
+    assert!(db.applied("orders").await.is_empty());
 }
 
 /// Its row is as it was: only the log tells that an event was changed.

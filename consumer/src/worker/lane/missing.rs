@@ -19,10 +19,9 @@ impl<DB: Backend> Lane<DB> {
                         log.discard();
                         return Ok(None);
                     }
-                    batch.excluded = pending
-                        .of_row
-                        .filter(|next| *next == event)
-                        .or(batch.excluded);
+                    if pending.of_row == Some(event) {
+                        batch.excluded = pending.of_row;
+                    }
                     continue;
                 }
                 following => following,
