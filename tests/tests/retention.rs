@@ -8,7 +8,7 @@ use consumer::admin::{Admin, RebuildOptions};
 use consumer::{ConsumerState, OnError, Report, Settings, WorkerBuilder, aggregate_slice};
 use consumer_tests::{
     Database, Model, Running, TestConsumer, TestDatabase, consumer, impatient, keep_log, logged,
-    patiently, read_model, run_once, test_on, until,
+    next_release, patiently, read_model, run_once, test_on, until,
 };
 use sqlx::Sqlite;
 use tokio::sync::{Notify, Semaphore};
@@ -33,7 +33,10 @@ test_on!(
     a_deleted_event_that_only_the_row_names_is_not_passed,
     an_idle_row_is_not_advanced_over_a_deleted_event,
     an_idle_lane_goes_back_to_a_deleted_event_of_its_row,
-    an_event_out_of_scope_that_the_row_names_stops_no_one
+    an_event_out_of_scope_that_the_row_names_stops_no_one,
+    a_resumed_row_remembers_the_deleted_event_at_which_it_stopped,
+    a_split_row_remembers_a_deleted_event,
+    a_merged_row_remembers_a_deleted_event
 );
 
 test_on!(
@@ -608,6 +611,72 @@ async fn an_event_out_of_scope_that_the_row_names_stops_no_one<DB: TestDatabase>
     for name in NAMED {
         assert_eq!(db.applied(name).await, db.numbers(users).await, "{name}");
     }
+}
+
+/// Without a worker that would have looked in the meantime, so that the row alone knew of the event.
+async fn a_resumed_row_remembers_the_deleted_event_at_which_it_stopped<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let users = Model::new("users").settings(impatient().retries(0));
+    users.fail_on("bad", true);
+    db.append("User", ["a", "bad", "c"]).await;
+    run_once(db.worker().scoped_consumer(users.clone())).await;
+    for clear in ["consumer_pending", "events WHERE global_position = 2"] {
+        db.execute(&format!("DELETE FROM {clear}")).await;
+    }
+    let report = resumed(&db, &users).await;
+    assert!(
+        has_stopped_at(&report, 2, "events 2 to 2 were deleted"),
+        "{report}"
+    );
+    // Nor does another release that tries it again forget it.
+    db.execute("DELETE FROM consumer_pending").await;
+    let builder = db.worker().scoped_consumer(users);
+    let report = run_once(builder.release(next_release())).await;
+    assert!(
+        has_stopped_at(&report, 2, "events 2 to 2 were deleted"),
+        "{report}"
+    );
+}
+
+/// `waiting` and `failing` with so many segments.
+fn with_segments<DB: TestDatabase>(db: &Database<DB>, segments: u32) -> WorkerBuilder<DB> {
+    NAMED.into_iter().fold(db.worker(), |worker, name| {
+        let settings = impatient().retries(0).segments(segments);
+        worker.scoped_consumer(read_model(name).scope(&["User"]).settings(settings))
+    })
+}
+
+async fn stops_before<DB: TestDatabase>(builder: WorkerBuilder<DB>, position: i64) {
+    let report = run_once(builder).await;
+    let words = format!("events {position} to {position} were deleted");
+    for name in NAMED {
+        let state = report.consumer(name).unwrap().state.to_string();
+        assert!(state.contains(&words), "{name}: {state}");
+    }
+}
+
+async fn a_split_row_remembers_a_deleted_event<DB: TestDatabase>(db: Database<DB>) {
+    run_once(with_segments(&db, 1)).await;
+    let deleted = appended_and_deleted(&db, name_in_rows).await;
+    db.append("User", (0..8).map(|n| format!("u-{n}"))).await;
+    stops_before(with_segments(&db, 2), deleted).await;
+}
+
+async fn a_merged_row_remembers_a_deleted_event<DB: TestDatabase>(db: Database<DB>) {
+    run_once(with_segments(&db, 2)).await;
+    let in_upper_half = |position| {
+        name_in_rows(position).replace("WHERE consumer", "WHERE slice_from > 0 AND consumer")
+    };
+    let deleted = appended_and_deleted(&db, in_upper_half).await;
+    let admin = Admin::new(db.store.clone());
+    for name in NAMED {
+        // No row has to move for it.
+        let merged = patiently("they are merged", admin.merge_segments(name, 1));
+        assert_eq!(merged.await.unwrap(), 1);
+    }
+    db.append("User", (0..8).map(|n| format!("u-{n}"))).await;
+    stops_before(with_segments(&db, 1), deleted).await;
 }
 
 /// A consumer without `tx` whose row names an event while its handler works.

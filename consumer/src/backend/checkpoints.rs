@@ -152,12 +152,28 @@ const NOTE_PENDING: &str = "
        AND EXISTS (SELECT 1 FROM {progress}
                     WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND position < $4
                       AND epoch = $7)
-    ON CONFLICT (consumer, version, slice_from) DO UPDATE SET position = excluded.position
-     WHERE excluded.position < k.position
-        OR NOT EXISTS (
-           SELECT 1 FROM {progress} AS p
-            WHERE p.consumer = k.consumer AND p.version = k.version AND p.slice_from = k.slice_from
-              AND k.position > p.position)";
+    {or earlier evidence}";
+
+/// Makes evidence of the events at which rows stopped or wait, before the rows forget them.
+pub(super) const KEEP_NEXT: &str = "
+    INSERT INTO {pending} AS k (consumer, version, slice_from, position)
+    SELECT consumer, version, slice_from, coalesce(failed_position, unknown_position)
+      FROM {progress}
+     WHERE consumer = $1 AND version = $2
+       AND coalesce(failed_position, unknown_position) > position
+     ORDER BY slice_from
+    {or earlier evidence}";
+
+/// The evidence of a row holds for another one at the same position, which gets or gives some of its slices.
+const COPY_PENDING: &str = "
+    INSERT INTO {pending} AS k (consumer, version, slice_from, position)
+    SELECT e.consumer, e.version, $4, e.position
+      FROM {pending} AS e
+     WHERE e.consumer = $1 AND e.version = $2 AND e.slice_from = $3
+       AND e.position > (SELECT p.position FROM {progress} AS p
+                          WHERE p.consumer = e.consumer AND p.version = e.version
+                            AND p.slice_from = e.slice_from)
+    {or earlier evidence}";
 
 /// Only of a row that runs, has yet to handle the event, and is not being worked on.
 const NOTE_UNKNOWN: &str = "
@@ -253,6 +269,8 @@ statements! {
         parked_counts: PARKED_COUNTS,
         drop_passed: DROP_PASSED,
         note_unknown: &NOTE_UNKNOWN.replace("{same incarnation}", DB::SAME_INCARNATION),
+        keep_next: KEEP_NEXT,
+        copy_pending: COPY_PENDING,
         note_pending: &NOTE_PENDING.replace("{same incarnation}", DB::SAME_INCARNATION),
         ledger: HANDLED,
         lock_precedence: DB::LOCK_PRECEDENCE,
@@ -421,9 +439,13 @@ pub trait Checkpoints: Renames {
         consumer: &ConsumerId,
         release: &str,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        let keep_next = on_consumer::<Self>(&statements.keep_next, consumer);
         let try_again = on_consumer::<Self>(&statements.try_again, consumer);
         let try_again = try_again.bind(&*release_line(release));
-        async move { Ok(try_again.execute(connection).await? > 0) }
+        async move {
+            keep_next.execute(connection).await?;
+            Ok(try_again.execute(connection).await? > 0)
+        }
     }
 
     /// The other log that a consumer reads, if it does.
@@ -457,8 +479,11 @@ pub trait Checkpoints: Renames {
                 tx.rollback().await?;
                 return Ok(false);
             }
-            let copy_worker = on_row::<Self>(&statements.copy_worker, key).bind(at);
-            copy_worker.execute(&mut tx).await?;
+            let keep_next = on_consumer::<Self>(&statements.keep_next, &key.consumer);
+            keep_next.execute(&mut tx).await?;
+            for copy in [&statements.copy_pending, &statements.copy_worker] {
+                on_row::<Self>(copy, key).bind(at).execute(&mut tx).await?;
+            }
             let resize = on_row::<Self>(&statements.resize, key).bind(at);
             resize.execute(&mut tx).await?;
             tx.commit().await?;
@@ -514,6 +539,10 @@ pub trait Checkpoints: Renames {
                 let both = left.slice_from..right.slice_from + 1;
                 fold::<Self>(statements.folding(), &mut tx, &left.consumer, both).await?;
             }
+            let keep_next = on_consumer::<Self>(&statements.keep_next, &left.consumer);
+            keep_next.execute(&mut tx).await?;
+            let copy = on_row::<Self>(&statements.copy_pending, right).bind(left.slice_from);
+            copy.execute(&mut tx).await?;
             for remove in [&statements.remove, &statements.remove_worker] {
                 on_row::<Self>(remove, right).execute(&mut tx).await?;
             }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::StoreSettings;
+use super::checkpoints::KEEP_NEXT;
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, KEEP_UNPARKED, all_slices, fold};
 use super::renames::RETIRE_FORGOTTEN;
@@ -141,6 +142,7 @@ statements! {
     pub OperateStatements for DB: Operate {
         rows: DB::ROWS,
         lock: DB::LOCK,
+        keep_next: KEEP_NEXT,
         set_state: SET_STATE,
         pass: PASS,
         rewind: REWIND,
@@ -231,10 +233,12 @@ pub trait Operate: Driver {
         of: &ConsumerId,
         state: State,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
-        run::<Self>(
-            on_consumer::<Self>(&sql.set_state, of).bind(state.as_str()),
-            connection,
-        )
+        let keep_next = on_consumer::<Self>(&sql.keep_next, of);
+        let set_state = on_consumer::<Self>(&sql.set_state, of).bind(state.as_str());
+        async move {
+            run::<Self>(keep_next, connection).await?;
+            run::<Self>(set_state, connection).await
+        }
     }
 
     /// Moves a row past the event at which it stopped, or before which it waits for a release; only under
