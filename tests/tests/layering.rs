@@ -505,6 +505,7 @@ const HALVES: [(&[&str], &[&str]); 2] = [
             "held_marks.rs",
             "operate.rs",
             "ledger.rs",
+            "pending.rs",
             "tables.rs",
             "views.rs",
             "renames.rs",

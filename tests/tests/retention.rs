@@ -30,11 +30,11 @@ test_on!(
     what_one_consumer_has_passed_is_evidence_for_another,
     the_next_event_of_a_segment_is_behind_many_of_another,
     a_checkpoint_that_was_lowered_is_searched_from_again,
-    a_deleted_event_that_only_the_row_names_is_not_passed,
+    a_deleted_event_only_in_the_row_is_not_passed,
     an_idle_row_is_not_advanced_over_a_deleted_event,
     an_idle_lane_goes_back_to_a_deleted_event_of_its_row,
-    an_event_out_of_scope_that_the_row_names_stops_no_one,
-    a_resumed_row_remembers_the_deleted_event_at_which_it_stopped,
+    an_event_out_of_scope_in_a_row_stops_no_one,
+    a_resumed_row_remembers_a_deleted_event,
     a_split_row_remembers_a_deleted_event,
     a_merged_row_remembers_a_deleted_event
 );
@@ -538,7 +538,7 @@ async fn both_stop_before<DB: TestDatabase>(db: &Database<DB>, position: i64) {
 }
 
 /// No snapshot shows the lane what its row names: the claim does.
-async fn a_deleted_event_that_only_the_row_names_is_not_passed<DB: TestDatabase>(db: Database<DB>) {
+async fn a_deleted_event_only_in_the_row_is_not_passed<DB: TestDatabase>(db: Database<DB>) {
     db.append_one("User", "u").await;
     let running = Running::start(with_named(&db).snapshot_interval(LONG));
     running.caught_up().await.unwrap();
@@ -582,7 +582,7 @@ async fn an_idle_lane_goes_back_to_a_deleted_event_of_its_row<DB: TestDatabase>(
 }
 
 /// Such as one whose row was split, or an event that was moved to another aggregate by hand.
-async fn an_event_out_of_scope_that_the_row_names_stops_no_one<DB: TestDatabase>(db: Database<DB>) {
+async fn an_event_out_of_scope_in_a_row_stops_no_one<DB: TestDatabase>(db: Database<DB>) {
     let often = Duration::from_millis(10);
     for interval in [LONG, often] {
         let builder = with_named(&db).snapshot_interval(interval);
@@ -614,9 +614,7 @@ async fn an_event_out_of_scope_that_the_row_names_stops_no_one<DB: TestDatabase>
 }
 
 /// Without a worker that would have looked in the meantime, so that the row alone knew of the event.
-async fn a_resumed_row_remembers_the_deleted_event_at_which_it_stopped<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_resumed_row_remembers_a_deleted_event<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users").settings(impatient().retries(0));
     users.fail_on("bad", true);
     db.append("User", ["a", "bad", "c"]).await;
@@ -661,6 +659,9 @@ async fn a_split_row_remembers_a_deleted_event<DB: TestDatabase>(db: Database<DB
     let deleted = appended_and_deleted(&db, name_in_rows).await;
     db.append("User", (0..8).map(|n| format!("u-{n}"))).await;
     stops_before(with_segments(&db, 2), deleted).await;
+    // Of which half the event was, nobody knows any more.
+    let stopped = "SELECT count(*) FROM consumer_progress WHERE state = 'stopped'";
+    assert_eq!(db.number(stopped).await, 4);
 }
 
 async fn a_merged_row_remembers_a_deleted_event<DB: TestDatabase>(db: Database<DB>) {

@@ -12,6 +12,7 @@ use sqlx::{Connection as _, SqlSafeStr as _, SqlStr, Transaction};
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
 use super::marks::{self, expire_of_the_dead, on_mark};
+use super::pending::{COPY_PENDING, DROP_PASSED, KEEP_NEXT, NOTE_PENDING};
 use super::renames::{HeldBack, Names, Program, Renames, Start};
 use super::rows::{
     Advance, Aggregate, Checkpoint, Claim, ConsumerId, Failure, MarkHolder, NewCheckpoint, Parking,
@@ -143,38 +144,6 @@ const SNAPSHOT: &str = "
       FROM {progress} AS p
      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')";
 
-/// Only of a row that has yet to handle it, and only if the server still is the one where it was seen. An earlier
-/// event that the row has yet to handle stays: it may have been deleted since, and this is the evidence.
-const NOTE_PENDING: &str = "
-    INSERT INTO {pending} AS k (consumer, version, slice_from, position)
-    SELECT $1, $2, $3, $4
-     WHERE {same incarnation}
-       AND EXISTS (SELECT 1 FROM {progress}
-                    WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND position < $4
-                      AND epoch = $7)
-    {or earlier evidence}";
-
-/// Makes evidence of the events at which rows stopped or wait, before the rows forget them.
-pub(super) const KEEP_NEXT: &str = "
-    INSERT INTO {pending} AS k (consumer, version, slice_from, position)
-    SELECT consumer, version, slice_from, coalesce(failed_position, unknown_position)
-      FROM {progress}
-     WHERE consumer = $1 AND version = $2
-       AND coalesce(failed_position, unknown_position) > position
-     ORDER BY slice_from
-    {or earlier evidence}";
-
-/// The evidence of a row holds for another one at the same position, which gets or gives some of its slices.
-const COPY_PENDING: &str = "
-    INSERT INTO {pending} AS k (consumer, version, slice_from, position)
-    SELECT e.consumer, e.version, $4, e.position
-      FROM {pending} AS e
-     WHERE e.consumer = $1 AND e.version = $2 AND e.slice_from = $3
-       AND e.position > (SELECT p.position FROM {progress} AS p
-                          WHERE p.consumer = e.consumer AND p.version = e.version
-                            AND p.slice_from = e.slice_from)
-    {or earlier evidence}";
-
 /// Only of a row that runs, has yet to handle the event, and is not being worked on.
 const NOTE_UNKNOWN: &str = "
     UPDATE {progress}
@@ -186,14 +155,6 @@ const NOTE_UNKNOWN: &str = "
               AND coalesce(unknown_position, 0) <> $4
               AND {same incarnation}
               {for update, skip locked})";
-
-/// Evidence that a row has passed, or has left behind when it was merged, is obsolete.
-const DROP_PASSED: &str = "
-    DELETE FROM {pending} AS k
-     WHERE NOT EXISTS (
-           SELECT 1 FROM {progress} AS p
-            WHERE p.consumer = k.consumer AND p.version = k.version AND p.slice_from = k.slice_from
-              AND p.position < k.position)";
 
 /// Finds one parked event of each aggregate, at the cost of the aggregates rather than of the events: each
 /// step looks up the next aggregate in the index.

@@ -49,6 +49,7 @@ mod names;
 mod operate;
 #[cfg(feature = "worker")]
 mod pace;
+mod pending;
 mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;

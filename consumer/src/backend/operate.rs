@@ -4,9 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::StoreSettings;
-use super::checkpoints::KEEP_NEXT;
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, KEEP_UNPARKED, all_slices, fold};
+use super::pending::{FORGET_PENDING, KEEP_NEXT};
 use super::renames::RETIRE_FORGOTTEN;
 use super::rows::{ConsumerId, Lock, ParkedRow, Row, SegmentId, State, Taken, on_consumer, on_row};
 use super::sql::{Statement, statements};
@@ -108,8 +108,6 @@ const BLAME: &str = "
 const FORGET: &str = "DELETE FROM {progress} WHERE consumer = $1 AND version = $2";
 
 const FORGET_PARKED: &str = "DELETE FROM {parked} WHERE consumer = $1 AND version = $2";
-
-const FORGET_PENDING: &str = "DELETE FROM {pending} WHERE consumer = $1 AND version = $2";
 
 const FORGET_WORKERS: &str = "DELETE FROM {workers} WHERE consumer = $1 AND version = $2";
 

@@ -48,23 +48,12 @@ const KNOWN_NEXT: &str =
 /// Whether this library can work with the tables.
 const TABLES_FIT: &str = "NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})";
 
-/// The end of a statement that adds evidence to `{pending} AS k`: it takes the place of what a row has passed,
-/// and of a later event.
-const OR_EARLIER_EVIDENCE: &str =
-    "ON CONFLICT (consumer, version, slice_from) DO UPDATE SET position = excluded.position
-     WHERE excluded.position < k.position
-        OR NOT EXISTS (
-           SELECT 1 FROM {progress} AS p
-            WHERE p.consumer = k.consumer AND p.version = k.version AND p.slice_from = k.slice_from
-              AND k.position > p.position)";
-
 /// The parts that several statements have in common.
 fn common(key: &str) -> Option<String> {
     let part = match key {
         "checkpoint" => CHECKPOINT,
         "known next" => KNOWN_NEXT,
         "tables fit" => TABLES_FIT,
-        "or earlier evidence" => OR_EARLIER_EVIDENCE,
         _ => return None,
     };
     Some(part.to_owned())
