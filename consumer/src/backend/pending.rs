@@ -32,10 +32,9 @@ pub(super) const NOTE_PENDING: &str = add!(
 /// The events at which the rows of a version stopped or wait, before the rows forget them.
 pub(super) const KEEP_NEXT: &str = add!(
     "
-    SELECT consumer, version, slice_from, coalesce(failed_position, unknown_position)
+    SELECT consumer, version, slice_from, {known next}
       FROM {progress}
-     WHERE consumer = $1 AND version = $2
-       AND coalesce(failed_position, unknown_position) > position
+     WHERE consumer = $1 AND version = $2 AND {known next} > position
      ORDER BY slice_from"
 );
 

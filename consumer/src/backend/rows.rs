@@ -250,12 +250,12 @@ impl Checkpoint {
         failed.contains(&release_line(release))
     }
 
-    /// The next event, as far as the row itself knows one: the event that failed, or before which it waits for
-    /// a release. It is evidence that the event existed, if it is deleted.
+    /// The next event, as far as the row itself knows one: the event that failed, also if it is tried again by
+    /// now, or before which it waits for a release. It is evidence that the event existed, if it is deleted.
     pub(crate) fn known_next(&self) -> Option<i64> {
         let unknown = self.unknown.as_ref().map(|unknown| unknown.position);
-        let failed = self.failed_position.filter(|_| self.attempts > 0);
-        failed.or(unknown).filter(|next| *next > self.position)
+        let next = self.failed_position.or(unknown);
+        next.filter(|next| *next > self.position)
     }
 
     /// The end and the epoch of the row that two neighbours can be merged into, if they agree.

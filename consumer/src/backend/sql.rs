@@ -42,8 +42,7 @@ const CHECKPOINT: &str =
 
 /// The event that a checkpoint row names as its next one, or 0: one that failed, or one that the code did not
 /// know.
-const KNOWN_NEXT: &str =
-    "coalesce(CASE WHEN attempts > 0 THEN failed_position END, unknown_position, 0)";
+const KNOWN_NEXT: &str = "coalesce(failed_position, unknown_position, 0)";
 
 /// Whether this library can work with the tables.
 const TABLES_FIT: &str = "NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})";
