@@ -464,7 +464,7 @@ async fn paused_at(db: &Database<sqlx::Postgres>, users: &Model, draw: &str) {
     running.stop().await;
 }
 
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_hours(1);
 
 /// Lets the row of `waiting` wait for an event, and that of `failing` fail on it, as another process does.
 fn name_in_rows(position: i64) -> String {

@@ -383,7 +383,7 @@ async fn an_event_that_is_deleted_before_it_is_noted_is_not_passed<DB: TestDatab
 ) {
     let orders = worker(&db, old())
         .advance_interval(Duration::from_millis(10))
-        .snapshot_interval(Duration::from_secs(3600));
+        .snapshot_interval(Duration::from_hours(1));
     let running = Running::start(orders);
     running.caught_up().await.unwrap();
     let refunded = order(&db, "o-1", "Refunded").await;

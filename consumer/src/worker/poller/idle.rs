@@ -258,6 +258,7 @@ mod tests {
             epoch: 0,
             checkpoint: 0,
             after,
+            excluded: None,
         }));
     }
 
