@@ -173,7 +173,7 @@ def compiled(binaries, options=()):
     """Compiles test binaries in the copy, and returns what cargo says, as JSON."""
     chosen = [argument for binary in binaries for argument in ("--test", binary)]
     command = ["cargo", "test", "-p", "consumer-tests", "--no-run", "--message-format=json", *options, *chosen]
-    target = dict(os.environ, CARGO_TARGET_DIR=os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    target = dict(os.environ, CARGO_TARGET_DIR=os.environ.get("CARGO_TARGET_DIR", COPY / "target"))
     return subprocess.run(command, cwd=COPY, env=target, stdout=subprocess.PIPE, text=True)
 
 

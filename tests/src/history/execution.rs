@@ -77,6 +77,7 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
             Step::CrashAfter(calls, crash) => return self.crash_after(*calls, *crash).await,
             Step::RetryAmid(consumer, calls) => return self.retry_amid(*consumer, *calls).await,
             Step::Beside(steps) => return self.beside(steps).await,
+            Step::Lose(which) => return self.lose(*which).await,
             step => self.act(step).await?,
         }
         let seen = self.look().await?;
@@ -104,6 +105,7 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
             | Step::Together(..)
             | Step::CrashAfter(..)
             | Step::RetryAmid(..)
+            | Step::Lose(_)
             | Step::Beside(_) => {}
         }
         Ok(())
@@ -534,7 +536,7 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
         self.look_once().await
     }
 
-    async fn rows(&self) -> Vec<Row> {
+    pub(super) async fn rows(&self) -> Vec<Row> {
         let rows = self.database.texts(
             "SELECT consumer || '|' || CAST(version AS TEXT) || '|' || CAST(slice_from AS TEXT) || '|'
                  || CAST(slice_to AS TEXT) || '|' || CAST(position AS TEXT) || '|' || state || '|'
@@ -642,7 +644,7 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
 }
 
 /// Whether a worker has not seen all its checkpoints yet.
-fn has_to_begin<DB: HistoryBackend>(worker: &Running<DB>) -> bool {
+pub(super) fn has_to_begin<DB: HistoryBackend>(worker: &Running<DB>) -> bool {
     let consumers = worker.consumers();
     consumers
         .iter()

@@ -11,6 +11,7 @@ mod chain;
 mod command;
 mod execution;
 mod folded;
+mod losing;
 mod model;
 mod operator;
 mod scripted;

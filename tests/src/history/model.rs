@@ -44,6 +44,11 @@ impl Row {
             _ => None,
         }
     }
+
+    /// Whether an aggregate type is in its scope.
+    pub(super) fn contains(&self, kind: &str) -> bool {
+        is_in_scope(&self.scope, kind)
+    }
 }
 
 /// What the database shows between two steps.
@@ -182,6 +187,8 @@ struct Progress {
     fates: BTreeMap<i64, Fate>,
     /// The events that it has handled and that are no longer in the log.
     archived: BTreeSet<i64>,
+    /// It has missed these when they were deleted, which counts as attempts.
+    missed: BTreeSet<i64>,
     /// Attempts at these were cut short, so that the policy may apply to them in spite of a repair.
     uncertain: BTreeSet<i64>,
 }
@@ -236,6 +243,14 @@ impl Model {
                     progress.archived.insert(*position);
                 }
             }
+        }
+    }
+
+    /// Notes that a version missed an event, which was restored.
+    pub(super) fn lose(&mut self, id: Id, position: i64) {
+        if let Some(progress) = self.progress.get_mut(&id) {
+            progress.missed.insert(position);
+            progress.uncertain.insert(position);
         }
     }
 
@@ -764,8 +779,8 @@ impl Model {
         };
         let releases: Vec<&Release> = work.releases(id).collect();
         for row in seen.rows_of(id) {
-            let fits = |release: &&&Release| sorted(&release.scope) == sorted(&row.scope);
-            let fitting: Vec<&Release> = releases.iter().filter(fits).copied().collect();
+            let fitting = releases.iter().filter(|release| fits(release, row));
+            let fitting: Vec<&Release> = fitting.copied().collect();
             if row.state != "paused" && !fitting.is_empty() {
                 self.row_reached(row, target, &fitting, (work, seen))?;
             }
@@ -1014,9 +1029,12 @@ impl Model {
         for call in &work.calls {
             let key = (call.consumer, call.version, call.position);
             let script = self.all.get(&call.position).map(|event| event.script);
+            let progress = self.progress.get(&(call.consumer, call.version));
+            let was_missed = progress.is_some_and(|one| one.missed.contains(&call.position));
             let made = self.attempts.entry(key).or_default();
             // An event that could not be decoded failed without a call.
-            if call.attempt > *made + 1 && script != Some(Script::Unreadable) {
+            let may_count = script == Some(Script::Unreadable) || was_missed;
+            if call.attempt > *made + 1 && !may_count {
                 return Err(format!(
                     "event {} was handled in attempt {} of version {} of `{}`, after {made} attempts at most",
                     call.position, call.attempt, call.version, call.consumer
@@ -1103,6 +1121,11 @@ pub(super) fn known(name: &str) -> &'static str {
         .into_iter()
         .find(|one| *one == name)
         .expect("a consumer of the history")
+}
+
+/// Whether code has the scope of a row.
+pub(super) fn fits(release: &Release, row: &Row) -> bool {
+    sorted(&release.scope) == sorted(&row.scope)
 }
 
 fn is_in_scope<S: AsRef<str>>(scope: &[S], kind: &str) -> bool {

@@ -157,6 +157,9 @@ pub enum Step {
     Redact(usize),
     /// Deletes the events that every consumer has passed, except for this number.
     Archive(usize),
+    /// Deletes an event at which a consumer has stopped, or before which it waits, and restores it. The number
+    /// chooses what happens in between.
+    Lose(usize),
     /// For controls: damages the database.
     Damage(Damage),
 }
@@ -340,7 +343,8 @@ impl Menu {
             92..96 => Step::Repair(rng.usize(..16)),
             96 => Step::Redact(rng.usize(..16)),
             97 => Step::Restart(consumer),
-            _ => Step::Archive(rng.usize(..4)),
+            98 => Step::Archive(rng.usize(..4)),
+            _ => Step::Lose(rng.usize(..16)),
         };
         let may_be_beside = may_be_beside(&step);
         let step = self.or_run(step);
@@ -378,6 +382,7 @@ impl Menu {
             Step::Restart(_) => "restart",
             Step::Redact(_) => "redact",
             Step::Archive(_) => "archive",
+            Step::Lose(_) => "lose",
             _ => "",
         };
         let is_possible = match step {
