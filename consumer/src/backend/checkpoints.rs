@@ -400,13 +400,9 @@ pub trait Checkpoints: Renames {
         consumer: &ConsumerId,
         release: &str,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
-        let keep_next = on_consumer::<Self>(&statements.keep_next, consumer);
         let try_again = on_consumer::<Self>(&statements.try_again, consumer);
         let try_again = try_again.bind(&*release_line(release));
-        async move {
-            keep_next.execute(connection).await?;
-            Ok(try_again.execute(connection).await? > 0)
-        }
+        async move { Ok(try_again.execute(connection).await? > 0) }
     }
 
     /// The other log that a consumer reads, if it does.
