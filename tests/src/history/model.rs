@@ -45,6 +45,13 @@ impl Row {
         }
     }
 
+    /// Whether it had stopped as another row has, which it is or has become by a split.
+    fn has_stopped_with(&self, other: &Self) -> bool {
+        let is_whole = self.id == other.id && self.slices.contains(&other.slices.start);
+        let place = |row: &Self| (row.position, row.failed_position);
+        is_whole && self.state == "stopped" && place(self) == place(other)
+    }
+
     /// Whether an aggregate type is in its scope.
     pub(super) fn contains(&self, kind: &str) -> bool {
         is_in_scope(&self.scope, kind)
@@ -827,7 +834,11 @@ impl Model {
         if row.state == "running" && (may_wait || self.is_split_off(row, seen, is_known)) {
             return Ok(());
         }
-        let was_stopped = self.seen.rows.contains(row);
+        let was_stopped = self
+            .seen
+            .rows
+            .iter()
+            .any(|before| before.has_stopped_with(row));
         let may_stop = releases
             .iter()
             .any(|release| self.may_stop(row.id, &due, release, work));
