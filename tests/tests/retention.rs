@@ -493,7 +493,7 @@ async fn appended_and_deleted<DB: TestDatabase>(
     position
 }
 
-/// A worker with `waiting` and `failing`, which want users, and `idle`, which wants what nobody appends.
+/// A worker with three consumers: `waiting` and `failing` handle users, and no event is in the scope of `idle`.
 fn with_named<DB: TestDatabase>(db: &Database<DB>) -> WorkerBuilder<DB> {
     let users = |name| {
         let settings = impatient().retries(0);
@@ -659,7 +659,7 @@ async fn a_split_row_remembers_a_deleted_event<DB: TestDatabase>(db: Database<DB
     let deleted = appended_and_deleted(&db, name_in_rows).await;
     db.append("User", (0..8).map(|n| format!("u-{n}"))).await;
     stops_before(with_segments(&db, 2), deleted).await;
-    // Of which half the event was, nobody knows any more.
+    // The deleted event could have been in either half, so both stop.
     let stopped = "SELECT count(*) FROM consumer_progress WHERE state = 'stopped'";
     assert_eq!(db.number(stopped).await, 4);
 }

@@ -1,4 +1,4 @@
-//! The table of the first event that each row has yet to handle, which is evidence if that event is deleted.
+//! The table that has, for each row, the first event that it has yet to handle: evidence in case it is deleted.
 
 /// Adds what a query finds as `{pending} AS k`. It takes the place of what a row has passed and of a later event.
 /// An earlier one stays: it may have been deleted since.

@@ -289,14 +289,7 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
         let store = self.database.store.clone();
         let builder = self.builder(store, &code);
         if self.writers.is_empty() {
-            let run = builder
-                .build()
-                .map_err(|error| error.to_string())?
-                .run_once();
-            let report = tokio::time::timeout(timeout(), run).await;
-            report
-                .map_err(|_| "stuck: the worker did not end".to_owned())?
-                .map_err(|error| format!("the worker ended: {error}"))?;
+            self.run_to_the_end(builder).await?;
         } else {
             let worker = Running::start(builder);
             self.until_reached(&worker, &work).await?;
@@ -305,6 +298,16 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
         self.end_of(&mut work);
         let seen = self.look().await?;
         self.model.ran(&work, seen)
+    }
+
+    /// Runs a worker until nothing is left that it can handle.
+    pub(super) async fn run_to_the_end(&self, builder: WorkerBuilder<DB>) -> Verdict {
+        let worker = builder.build().map_err(|error| error.to_string())?;
+        let report = tokio::time::timeout(timeout(), worker.run_once()).await;
+        let report = report.map_err(|_| "stuck: the worker did not end".to_owned())?;
+        report
+            .map(drop)
+            .map_err(|error| format!("the worker ended: {error}"))
     }
 
     /// Runs two workers at once: as a deploy under way has it, the second one has other code for one

@@ -127,12 +127,7 @@ impl<DB: HistoryBackend> Execution<'_, DB> {
     /// Runs a worker with one consumer to its end.
     async fn run_alone(&self, code: &[(&'static str, Release)]) -> Verdict {
         let builder = self.builder(self.database.store.clone(), code);
-        let worker = builder.build().map_err(|error| error.to_string())?;
-        let report = tokio::time::timeout(timeout(), worker.run_once()).await;
-        let report = report.map_err(|_| "stuck: the worker did not end".to_owned())?;
-        report
-            .map(drop)
-            .map_err(|error| format!("the worker ended: {error}"))
+        self.run_to_the_end(builder).await
     }
 
     /// Deletes the event beside a worker that waits for another release before it.

@@ -329,7 +329,7 @@ impl<DB: Backend> Lane<DB> {
                 || cursor.epoch < row.epoch
                 || cursor.after < row.position
                 || (is_later && (row.epoch < cursor.epoch || row.position < cursor.checkpoint))
-                // It was deleted before the lane read the log.
+                // It was deleted before the lane read the log, or is out of scope: reading again tells which.
                 || row.known_next().is_some_and(|next| cursor.has_passed_unseen(next))
         };
         if is_resized || self.progress.cursor().is_none_or(is_stale) {
