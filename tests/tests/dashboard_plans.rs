@@ -195,16 +195,12 @@ async fn two_hundred_idle_consumers_cost_as_many_statements_as_one() {
         };
         run_once(builder()).await;
         db.append("User", ["later"]).await;
-        // The least of some pages: for one, a connection may be opened, which has statements of its own.
-        let mut least = i64::MAX;
-        for _ in 0..4 {
-            counting.forget().await;
-            let served = Served::read_only(builder()).await;
-            let page = served.page("/").await;
-            assert_eq!(page.matches("<tr").count(), consumers + 1);
-            least = least.min(counting.statements(&db, "pg_stat_statements").await);
-        }
-        counted.push(least);
+        counting.forget().await;
+        let served = Served::read_only(builder()).await;
+        let page = served.page("/").await;
+        assert_eq!(page.matches("<tr").count(), consumers + 1);
+        counted.push(counting.statements(&db, "pg_stat_statements").await);
     }
-    assert!(counted[1] <= counted[0] + 2, "{counted:?}");
+    // One for each would be 199 more. A page may open a connection, which takes a few.
+    assert!(counted[1] < counted[0] + 20, "{counted:?}");
 }
