@@ -815,16 +815,16 @@ impl Model {
         (work, seen): (&Work<'_>, &Observed),
     ) -> Verdict {
         let start = self.progress.get(&row.id).map_or(0, |one| one.start);
-        let due: Vec<(&i64, &Logged)> = seen
-            .log
-            .iter()
-            .filter(|(position, event)| {
+        let due_in = |slices: &std::ops::Range<u16>| -> Vec<(&i64, &Logged)> {
+            let events = seen.log.iter().filter(|(position, event)| {
                 **position > row.position.max(start)
                     && **position <= target
-                    && row.slices.contains(&aggregate_slice(&event.aggregate))
+                    && slices.contains(&aggregate_slice(&event.aggregate))
                     && is_in_scope(&row.scope, &event.kind)
-            })
-            .collect();
+            });
+            events.collect()
+        };
+        let due = due_in(&row.slices);
         let Some((next, event)) = due.first() else {
             return Ok(());
         };
@@ -839,9 +839,15 @@ impl Model {
             .rows
             .iter()
             .any(|before| before.has_stopped_with(row));
-        let may_stop = releases
-            .iter()
-            .any(|release| self.may_stop(row.id, &due, release, work));
+        let may_stop_at = |due: &[(&i64, &Logged)]| {
+            let mut releases = releases.iter();
+            releases.any(|release| self.may_stop(row.id, due, release, work))
+        };
+        // It may have stopped before it was split.
+        let mut before = self.seen.rows_of(row.id);
+        let whole = before.find(|one| one.slices.contains(&row.slices.start));
+        let may_stop =
+            may_stop_at(&due) || whole.is_some_and(|whole| may_stop_at(&due_in(&whole.slices)));
         if row.state == "stopped" && (may_stop || was_stopped || self.is_half(row)) {
             return Ok(());
         }
