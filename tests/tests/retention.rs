@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use consumer::admin::{Admin, RebuildOptions};
+use consumer::admin::{Admin, Outcome, RebuildOptions};
 use consumer::{ConsumerState, OnError, Report, Settings, WorkerBuilder, aggregate_slice};
 use consumer_tests::{
     Database, Model, Running, TestConsumer, TestDatabase, consumer, impatient, keep_log, logged,
@@ -27,6 +27,10 @@ test_on!(
     archiving_what_all_have_handled_raises_no_alarm,
     a_retried_event_that_was_deleted_is_missed_after_a_restart,
     evidence_of_an_event_that_was_deleted_is_kept,
+    a_deleted_event_at_the_end_of_the_log_is_noticed,
+    a_log_that_was_emptied_is_noticed,
+    a_named_event_is_missed_while_a_lane_is_idle,
+    what_is_recorded_of_a_former_half_stays,
     what_one_consumer_has_passed_is_evidence_for_another,
     the_next_event_of_a_segment_is_behind_many_of_another,
     a_checkpoint_that_was_lowered_is_searched_from_again,
@@ -36,7 +40,17 @@ test_on!(
     an_event_out_of_scope_in_a_row_stops_no_one,
     a_resumed_row_remembers_a_deleted_event,
     a_split_row_remembers_a_deleted_event,
-    a_merged_row_remembers_a_deleted_event
+    a_merged_row_remembers_a_deleted_event,
+    merged_rows_remember_a_deleted_event_each,
+    an_accepted_scope_keeps_the_evidence,
+    a_rebuild_keeps_the_evidence,
+    a_second_rebuild_forgets_what_was_handled,
+    what_a_resumed_row_names_is_shown_once_it_is_deleted,
+    recorded_evidence_follows_the_slices_of_a_row,
+    a_save_before_a_named_event_keeps_the_name,
+    an_advance_before_a_deleted_event_keeps_the_evidence,
+    two_events_out_of_scope_in_a_row_stop_no_one,
+    an_event_out_of_scope_hides_no_deleted_one
 );
 
 test_on!(
@@ -45,7 +59,12 @@ test_on!(
     what_is_noted_while_a_handler_fails_is_not_passed
 );
 
-test_on!([postgres], positions_that_were_rolled_back_raise_no_alarm);
+test_on!(
+    [postgres],
+    positions_that_were_rolled_back_raise_no_alarm,
+    a_deleted_event_beyond_the_frontier_waits_for_earlier_ones,
+    an_event_out_of_scope_beyond_the_frontier_stops_no_one
+);
 
 fn impatiently() -> Settings {
     impatient().retries(1)
@@ -372,6 +391,62 @@ async fn evidence_of_an_event_that_was_deleted_is_kept<DB: TestDatabase>(db: Dat
     noted(&db, "users", pending[0]).await;
 }
 
+/// Before another event follows.
+async fn a_deleted_event_at_the_end_of_the_log_is_noticed<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users").settings(impatiently());
+    users.fail_on("bad", true);
+    let last = db.append("User", ["a", "bad"]).await[1];
+    run_once(db.worker().scoped_consumer(users.clone())).await;
+    delete(&db, last, last).await;
+    let report = resumed(&db, &users).await;
+    let words = format!("events {last} to {last} were deleted");
+    assert!(has_stopped_at(&report, last, &words), "{report}");
+    let admin = Admin::new(db.store.clone());
+    admin.skip("users", last).await.unwrap();
+    let next = db.append("User", ["a"]).await[0];
+    let report = run_once(db.worker().scoped_consumer(users.clone())).await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(db.applied("users").await.last(), Some(&next));
+}
+
+/// A worker that has nothing else to do looks for it.
+async fn a_named_event_is_missed_while_a_lane_is_idle<DB: TestDatabase>(db: Database<DB>) {
+    db.append_one("User", "u").await;
+    let often = Duration::from_millis(10);
+    let builder = with_named(&db).snapshot_interval(often);
+    let running = Running::start(builder.advance_interval(often));
+    running.caught_up().await.unwrap();
+    let mut tx = db.store.begin().await.unwrap();
+    let deleted = db.append_in(&mut tx, "deleted").await;
+    drop(tx);
+    db.execute(&name_in_resumed_rows(deleted)).await;
+    both_stop_before(&db, deleted).await;
+    running.stop().await;
+}
+
+async fn a_log_that_was_emptied_is_noticed<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users").settings(impatiently());
+    let log = paused_half_way(&db, &users).await;
+    db.execute("DELETE FROM events").await;
+    let report = resumed(&db, &users).await;
+    let words = "were deleted from the log before the consumer had handled event";
+    assert!(has_stopped_at(&report, log[10], words), "{report}");
+    let admin = Admin::new(db.store.clone());
+    admin.skip("users", log[10]).await.unwrap();
+    // A log that was restored to an earlier time gives out the position later.
+    admin.pause("users").await.unwrap();
+    db.execute(&format!(
+        "UPDATE consumer_progress SET state = 'stopped', failed_position = {}, error = 'bad'",
+        log[19] + 100
+    ))
+    .await;
+    let refused = admin.skip("users", log[19] + 100).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("the log was reset"),
+        "{refused}"
+    );
+}
+
 async fn what_one_consumer_has_passed_is_evidence_for_another<DB: TestDatabase>(db: Database<DB>) {
     let both = both_paused(&db).await;
     let pending = db.append("User", ["a", "b", "c"]).await;
@@ -442,6 +517,49 @@ async fn positions_that_were_rolled_back_raise_no_alarm(db: Database<sqlx::Postg
     let report = run_once(db.worker().consumer(read_model("new"))).await;
     assert_eq!(report.consumer("new").unwrap().missing, None);
     assert_eq!(db.applied("users").await, db.log().await);
+}
+
+/// Another process, which has read further, has recorded it.
+async fn a_deleted_event_beyond_the_frontier_waits_for_earlier_ones(db: Database<sqlx::Postgres>) {
+    db.append_one("User", "u").await;
+    let running = Running::start(with_named(&db).snapshot_interval(Duration::from_millis(10)));
+    running.caught_up().await.unwrap();
+    let mut open = db.store.begin().await.unwrap();
+    db.append_in(&mut open, "open").await;
+    db.append_one("User", "u").await;
+    let deleted = appended_and_deleted(&db, |_| String::new()).await;
+    db.execute(&name_in_resumed_rows(deleted)).await;
+    sees_its_row(&db, &running).await;
+    open.commit().await.unwrap();
+    until("both have stopped", async || {
+        let stopped = "SELECT count(*) FROM consumer_progress WHERE state = 'stopped'";
+        db.number(stopped).await == 2
+    })
+    .await;
+    running.stop().await;
+    for name in NAMED {
+        assert_eq!(db.applied(name).await, db.log().await, "{name}");
+    }
+}
+
+/// A lane that is asleep would follow the scan over it.
+async fn an_event_out_of_scope_beyond_the_frontier_stops_no_one(db: Database<sqlx::Postgres>) {
+    db.append_one("User", "u").await;
+    let often = Duration::from_millis(10);
+    let builder = with_named(&db).snapshot_interval(often);
+    let running = Running::start(builder.advance_interval(often));
+    running.caught_up().await.unwrap();
+    let mut open = db.store.begin().await.unwrap();
+    db.append_in(&mut open, "open").await;
+    let order = db.append_one("Order", "o").await;
+    db.execute(&name_in_resumed_rows(order)).await;
+    sees_its_row(&db, &running).await;
+    open.rollback().await.unwrap();
+    let last = db.append_one("Order", "o").await;
+    for name in NAMED {
+        is_at(&db, name, last).await;
+    }
+    running.stop().await;
 }
 
 /// Like [`paused_at_ten`], with a position that is never used before each event.
@@ -533,7 +651,7 @@ async fn both_stop_before<DB: TestDatabase>(db: &Database<DB>, position: i64) {
             failing.error.contains("deleted from the log"),
             "{name}: {failing:?}"
         );
-        assert_eq!(db.applied(name).await, [1]);
+        assert_eq!(db.applied(name).await.len(), 1, "{name}");
     }
 }
 
@@ -619,10 +737,12 @@ async fn a_resumed_row_remembers_a_deleted_event<DB: TestDatabase>(db: Database<
     users.fail_on("bad", true);
     db.append("User", ["a", "bad", "c"]).await;
     run_once(db.worker().scoped_consumer(users.clone())).await;
-    for clear in ["consumer_pending", "events WHERE global_position = 2"] {
-        db.execute(&format!("DELETE FROM {clear}")).await;
-    }
-    let report = resumed(&db, &users).await;
+    db.execute("DELETE FROM events WHERE global_position = 2")
+        .await;
+    let admin = Admin::new(db.store.clone());
+    admin.resume("users").await.unwrap();
+    db.execute("DELETE FROM consumer_pending").await;
+    let report = run_once(db.worker().scoped_consumer(users.clone())).await;
     assert!(
         has_stopped_at(&report, 2, "events 2 to 2 were deleted"),
         "{report}"
@@ -654,30 +774,399 @@ async fn stops_before<DB: TestDatabase>(builder: WorkerBuilder<DB>, position: i6
     }
 }
 
+/// Lets `consumer_pending` name an event that belongs to no row of `NAMED`, as after a split.
+async fn has_evidence_of_another<DB: TestDatabase>(db: &Database<DB>) {
+    let order = db.append_one("Order", "o").await;
+    db.execute("DELETE FROM consumer_pending").await;
+    db.execute(&format!(
+        "INSERT INTO consumer_pending (consumer, version, slice_from, position)
+         SELECT consumer, version, slice_from, {order} FROM consumer_progress"
+    ))
+    .await;
+}
+
 async fn a_split_row_remembers_a_deleted_event<DB: TestDatabase>(db: Database<DB>) {
     run_once(with_segments(&db, 1)).await;
+    has_evidence_of_another(&db).await;
     let deleted = appended_and_deleted(&db, name_in_rows).await;
     db.append("User", (0..8).map(|n| format!("u-{n}"))).await;
+    all_halves_stop(&db).await;
     stops_before(with_segments(&db, 2), deleted).await;
-    // The deleted event could have been in either half, so both stop.
+}
+
+/// Lets a worker divide the rows of both consumers. The deleted event could have been in either half, so all of
+/// them stop.
+async fn all_halves_stop<DB: TestDatabase>(db: &Database<DB>) {
+    let running = Running::start(with_segments(db, 2));
     let stopped = "SELECT count(*) FROM consumer_progress WHERE state = 'stopped'";
-    assert_eq!(db.number(stopped).await, 4);
+    until("all halves have stopped", async || {
+        db.number(stopped).await == 4
+    })
+    .await;
+    running.stop().await;
 }
 
 async fn a_merged_row_remembers_a_deleted_event<DB: TestDatabase>(db: Database<DB>) {
     run_once(with_segments(&db, 2)).await;
+    has_evidence_of_another(&db).await;
     let in_upper_half = |position| {
         name_in_rows(position).replace("WHERE consumer", "WHERE slice_from > 0 AND consumer")
     };
     let deleted = appended_and_deleted(&db, in_upper_half).await;
+    merge_both(&db).await;
+    db.append("User", (0..8).map(|n| format!("u-{n}"))).await;
+    stops_before(with_segments(&db, 1), deleted).await;
+}
+
+async fn merge_both<DB: TestDatabase>(db: &Database<DB>) {
     let admin = Admin::new(db.store.clone());
     for name in NAMED {
         // No row has to move for it.
         let merged = patiently("they are merged", admin.merge_segments(name, 1));
         assert_eq!(merged.await.unwrap(), 1);
     }
+}
+
+async fn what_is_recorded_of_a_former_half_stays<DB: TestDatabase>(db: Database<DB>) {
+    run_once(with_segments(&db, 2)).await;
+    let user = db.append_one("User", "u").await;
+    let report = run_once(with_segments(&db, 2)).await;
+    assert!(!report.has_failures(), "{report}");
+    db.execute(&format!("UPDATE consumer_progress SET position = {user}"))
+        .await;
+    merge_both(&db).await;
+    let admin = Admin::new(db.store.clone());
+    for name in NAMED {
+        admin.pause(name).await.unwrap();
+    }
+    db.execute(&format!(
+        "DELETE FROM consumer_pending;
+         INSERT INTO consumer_pending (consumer, version, slice_from, position)
+         SELECT consumer, version, 0, {user} FROM consumer_progress;
+         INSERT INTO consumer_pending (consumer, version, slice_from, position)
+         SELECT consumer, version, 512, {} FROM consumer_progress",
+        user + 1
+    ))
+    .await;
+    let often = Duration::from_millis(10);
+    let builder = with_segments(&db, 1).snapshot_interval(often);
+    let running = Running::start(builder.advance_interval(often));
+    let passed = format!("SELECT count(*) FROM consumer_pending WHERE position = {user}");
+    until("what was passed is dropped", async || {
+        db.number(&passed).await == 0
+    })
+    .await;
+    running.stop().await;
+    let left = "SELECT position FROM consumer_pending";
+    assert_eq!(db.numbers(left).await, [user + 1; 2]);
+}
+
+/// Each of four rows names one, and of the last one a worker has recorded it too.
+async fn merged_rows_remember_a_deleted_event_each<DB: TestDatabase>(db: Database<DB>) {
+    run_once(with_segments(&db, 4)).await;
+    let mut deleted = Vec::new();
+    for slice in [768, 512, 0, 256] {
+        let of_row = format!("WHERE slice_from = {slice} AND consumer");
+        let in_row = |position| {
+            format!(
+                "{}; DELETE FROM consumer_pending;
+                 INSERT INTO consumer_pending (consumer, version, slice_from, position)
+                 SELECT consumer, version, slice_from, {position} FROM consumer_progress
+                  WHERE slice_from = {slice}",
+                name_in_rows(position).replace("WHERE consumer", &of_row)
+            )
+        };
+        deleted.push(appended_and_deleted(&db, in_row).await);
+        // Each is a gap of its own.
+        db.append_one("Order", "o").await;
+    }
+    merge_both(&db).await;
+    db.append("User", (0..8).map(|n| format!("u-{n}"))).await;
+    let admin = Admin::new(db.store.clone());
+    for deleted in deleted {
+        stops_before(with_segments(&db, 1), deleted).await;
+        for name in NAMED {
+            admin.skip(name, deleted).await.unwrap();
+        }
+    }
+    let report = run_once(with_segments(&db, 1)).await;
+    assert!(!report.has_failures(), "{report}");
+}
+
+/// What a test does to the rows of `waiting` and `failing`: they name an event, or a worker has recorded it.
+fn as_evidence(position: i64, is_recorded: bool) -> String {
+    if !is_recorded {
+        return name_in_rows(position);
+    }
+    format!(
+        "DELETE FROM consumer_pending;
+         INSERT INTO consumer_pending (consumer, version, slice_from, position)
+         SELECT consumer, version, slice_from, {position} FROM consumer_progress"
+    )
+}
+
+async fn an_accepted_scope_keeps_the_evidence<DB: TestDatabase>(db: Database<DB>) {
+    run_once(with_segments(&db, 2)).await;
+    let wider = || {
+        NAMED.into_iter().fold(db.worker(), |worker, name| {
+            let consumer = read_model(name).scope(&["User", "Account"]);
+            worker.scoped_consumer(consumer.settings(impatient().retries(0).segments(2)))
+        })
+    };
+    let narrower = || with_segments(&db, 2);
+    for (is_recorded, is_wider) in [(false, true), (true, false)] {
+        let worker = || if is_wider { wider() } else { narrower() };
+        let deleted =
+            appended_and_deleted(&db, |position| as_evidence(position, is_recorded)).await;
+        db.append("User", (0..8).map(|n| format!("u-{n}"))).await;
+        let admin = worker().admin().unwrap();
+        for name in NAMED {
+            admin.accept_scope(name).await.unwrap();
+        }
+        stops_before(worker(), deleted).await;
+        for name in NAMED {
+            admin.skip(name, deleted).await.unwrap();
+        }
+        let report = run_once(worker()).await;
+        assert!(!report.has_failures(), "{report}");
+    }
+}
+
+async fn a_rebuild_keeps_the_evidence<DB: TestDatabase>(db: Database<DB>) {
+    run_once(with_segments(&db, 1)).await;
+    for is_recorded in [false, true] {
+        db.append_one("User", "u").await;
+        let report = run_once(with_segments(&db, 1)).await;
+        assert!(!report.has_failures(), "{report}");
+        let deleted =
+            appended_and_deleted(&db, |position| as_evidence(position, is_recorded)).await;
+        db.append_one("User", "u").await;
+        let admin = with_segments(&db, 1).admin().unwrap();
+        for name in NAMED {
+            let options = RebuildOptions::new().without_reset();
+            admin.rebuild(name, options).await.unwrap();
+        }
+        stops_before(with_segments(&db, 1), deleted).await;
+        for name in NAMED {
+            admin.skip(name, deleted).await.unwrap();
+        }
+    }
+}
+
+/// The archive deletes what the consumer has handled, while it replays the log.
+async fn a_second_rebuild_forgets_what_was_handled<DB: TestDatabase>(db: Database<DB>) {
+    let log = db.append_many(10).await;
+    let users = || {
+        db.worker()
+            .scoped_consumer(Model::new("users").settings(impatiently()))
+    };
+    run_once(users()).await;
+    let admin = users().admin().unwrap();
+    let rebuild = async || {
+        let options = RebuildOptions::new().without_reset();
+        admin.rebuild("users", options).await.unwrap();
+    };
+    rebuild().await;
+    admin.pause("users").await.unwrap();
+    let running = Running::start(users());
+    noted(&db, "users", log[0]).await;
+    running.stop().await;
+    delete(&db, log[0], log[4]).await;
+    admin.resume("users").await.unwrap();
+    rebuild().await;
+    let report = run_once(users()).await;
+    assert!(!report.has_failures(), "{report}");
+}
+
+/// Before a worker has recorded it, and without one that would stop there.
+async fn what_a_resumed_row_names_is_shown_once_it_is_deleted<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users").settings(impatient().retries(0));
+    users.fail_on("bad", true);
+    let bad = db.append("User", ["a", "bad", "c"]).await[1];
+    run_once(db.worker().scoped_consumer(users.clone())).await;
+    let admin = db.worker().scoped_consumer(users.clone()).admin().unwrap();
+    admin.resume("users").await.unwrap();
+    db.execute("DELETE FROM consumer_pending").await;
+    let status = admin.status().await.unwrap();
+    let resumed = status.consumer("users").unwrap();
+    assert_eq!(resumed.state, ConsumerState::Running);
+    assert_eq!((&resumed.failing, &resumed.missing), (&None, &None));
+    let explained = admin.explain("users", bad).await.unwrap();
+    assert!(
+        matches!(explained.outcome, Outcome::Pending { .. }),
+        "{explained:?}"
+    );
+    delete(&db, bad, bad).await;
+    let status = admin.status().await.unwrap();
+    assert_eq!(status.consumer("users").unwrap().missing, Some(bad..=bad));
+}
+
+/// Which a worker has recorded, and no row names.
+async fn recorded_evidence_follows_the_slices_of_a_row<DB: TestDatabase>(db: Database<DB>) {
+    let in_half = |half: &str, position| {
+        format!(
+            "DELETE FROM consumer_pending;
+             INSERT INTO consumer_pending (consumer, version, slice_from, position)
+             SELECT consumer, version, slice_from, {position} FROM consumer_progress
+              WHERE slice_from {half} 0"
+        )
+    };
+    run_once(with_segments(&db, 1)).await;
+    let deleted = appended_and_deleted(&db, |position| in_half("=", position)).await;
+    db.append("User", (0..8).map(|n| format!("u-{n}"))).await;
+    all_halves_stop(&db).await;
+    stops_before(with_segments(&db, 2), deleted).await;
+
+    let admin = Admin::new(db.store.clone());
+    for name in NAMED {
+        admin.skip(name, deleted).await.unwrap();
+    }
+    let report = run_once(with_segments(&db, 2)).await;
+    assert!(!report.has_failures(), "{report}");
+    let deleted = appended_and_deleted(&db, |position| in_half(">", position)).await;
+    merge_both(&db).await;
     db.append("User", (0..8).map(|n| format!("u-{n}"))).await;
     stops_before(with_segments(&db, 1), deleted).await;
+}
+
+/// Lets the row of `waiting` wait for an event, and that of `failing` name it as after `resume`.
+fn name_in_resumed_rows(position: i64) -> String {
+    name_in_rows(position)
+        .replace("attempts = 1, ", "")
+        .replace(", error = 'bad'", "")
+}
+
+/// A row may name an event behind others, as after a merge.
+async fn a_save_before_a_named_event_keeps_the_name<DB: TestDatabase>(db: Database<DB>) {
+    run_once(db.worker().scoped_consumer(read_model("slow"))).await;
+    let [first, second] = [
+        db.append_one("User", "u").await,
+        db.append_one("User", "u").await,
+    ];
+    db.execute(&name_two_in_rows(second, second)).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let permits = Arc::clone(&gate);
+    let slow = consumer::<DB, _>("slow", move |_, _, event| {
+        let (permits, is_second) = (Arc::clone(&permits), event.global_position == second);
+        Box::pin(async move {
+            if is_second {
+                permits.acquire().await?.forget();
+            }
+            Ok(())
+        })
+    });
+    let slow = slow.settings(impatient().batch_size(1)).without_tx();
+    let running = Running::start(db.worker().consumer(slow));
+    is_at(&db, "slow", first).await;
+    let named = "SELECT failed_position FROM consumer_progress
+                 UNION ALL SELECT unknown_position FROM consumer_progress";
+    assert_eq!(db.numbers(named).await, [second, second]);
+    gate.add_permits(1);
+    is_at(&db, "slow", second).await;
+    running.stop().await;
+    let named = "SELECT count(*) FROM consumer_progress
+                  WHERE failed_position IS NOT NULL OR unknown_position IS NOT NULL";
+    assert_eq!(db.number(named).await, 0, "it has passed them");
+}
+
+/// Its row advances only up to the event at which a neighbour waits.
+async fn an_advance_before_a_deleted_event_keeps_the_evidence<DB: TestDatabase>(db: Database<DB>) {
+    db.append_one("User", "u").await;
+    let builder = with_named(&db).advance_interval(LONG);
+    let running = Running::start(builder.snapshot_interval(LONG));
+    running.caught_up().await.unwrap();
+    let order = db.append_one("Order", "o").await;
+    running.caught_up_to(order).await.unwrap();
+    let named = order + 1;
+    db.execute(&name_in_resumed_rows(named)).await;
+    running.stop().await;
+    for name in NAMED {
+        assert_eq!(db.checkpoint(name).await, Some(order), "{name}");
+    }
+    deleted_before_it_is_read(&db, named).await;
+}
+
+/// Appends an event that two rows name already, deletes it, and lets both stop before it.
+async fn deleted_before_it_is_read<DB: TestDatabase>(db: &Database<DB>, named: i64) {
+    db.execute("DELETE FROM consumer_pending").await;
+    let deleted = appended_and_deleted(db, |_| String::new()).await;
+    assert!(named <= deleted);
+    db.append_one("User", "u").await;
+    run_once(with_named(db)).await;
+    both_stop_before(db, named).await;
+}
+
+/// Lets one row of each of two consumers name two events, one of each kind.
+fn name_two_in_rows(failed: i64, unknown: i64) -> String {
+    format!(
+        "UPDATE consumer_progress
+            SET failed_position = {failed}, unknown_position = {unknown},
+                unknown_aggregate = 'Order', unknown_type = 'Changed', unknown_version = 1
+          WHERE consumer <> 'idle'"
+    )
+}
+
+async fn two_events_out_of_scope_in_a_row_stop_no_one<DB: TestDatabase>(db: Database<DB>) {
+    let often = Duration::from_millis(10);
+    let builder = with_named(&db).snapshot_interval(often);
+    let running = Running::start(builder.advance_interval(often));
+    running.caught_up().await.unwrap();
+    for _ in 0..2 {
+        let [first, second, last] = [
+            db.append_one("Order", "o").await,
+            db.append_one("Order", "o").await,
+            db.append_one("Order", "o").await,
+        ];
+        db.execute(&name_two_in_rows(first, second)).await;
+        for name in NAMED {
+            is_at(&db, name, last).await;
+        }
+        // The other way round, with an event in scope behind them.
+        let [first, second] = [
+            db.append_one("Order", "o").await,
+            db.append_one("Order", "o").await,
+        ];
+        db.execute(&name_two_in_rows(second, first)).await;
+        let user = db.append_one("User", "u").await;
+        for name in NAMED {
+            is_at(&db, name, user).await;
+        }
+    }
+    running.stop().await;
+    for name in NAMED {
+        assert_eq!(db.applied(name).await.len(), 2, "{name}");
+    }
+}
+
+/// Waits until a worker has seen what its rows name, which another consumer tells: a snapshot has all rows.
+async fn sees_its_row<DB: TestDatabase>(db: &Database<DB>, running: &Running<DB>) {
+    db.execute("UPDATE consumer_progress SET state = 'paused' WHERE consumer = 'idle'")
+        .await;
+    until("a snapshot shows it", async || {
+        let all = running.consumers();
+        let idle = all.iter().find(|one| &*one.id.name == "idle");
+        idle.is_some_and(|idle| idle.state == ConsumerState::Paused)
+    })
+    .await;
+}
+
+async fn an_event_out_of_scope_hides_no_deleted_one<DB: TestDatabase>(db: Database<DB>) {
+    db.append_one("User", "u").await;
+    let running = Running::start(with_named(&db).snapshot_interval(LONG));
+    running.caught_up().await.unwrap();
+    let order = db.append_one("Order", "o").await;
+    let deleted = appended_and_deleted(&db, |deleted| {
+        let later_is_unknown = name_two_in_rows(order, deleted);
+        let later_has_failed = name_two_in_rows(deleted, order);
+        format!(
+            "{later_is_unknown};
+             {later_has_failed} AND consumer = 'failing'"
+        )
+    })
+    .await;
+    db.append_one("User", "u").await;
+    both_stop_before(&db, deleted).await;
+    running.stop().await;
 }
 
 /// A consumer without `tx` whose row names an event while its handler works.

@@ -31,6 +31,8 @@ test_on!(
     another_event_at_the_position_is_not_skipped,
     a_lane_does_not_wait_for_an_event_that_was_deleted,
     an_event_that_is_deleted_before_it_is_noted_is_not_passed,
+    a_waiting_lane_goes_back_to_a_deleted_event_of_its_row,
+    what_a_lane_waits_for_hides_no_earlier_event,
     a_waiting_lane_looks_again_at_a_log_that_was_rewritten,
     a_deleted_event_that_a_row_waits_for_is_not_passed_unseen,
     a_deleted_event_that_a_row_waits_for_can_be_skipped,
@@ -402,6 +404,72 @@ async fn an_event_that_is_deleted_before_it_is_noted_is_not_passed<DB: TestDatab
     let failing = status(&db).await.failing.unwrap();
     assert_eq!(failing.position, Some(refunded));
     assert!(db.applied("orders").await.is_empty());
+}
+
+/// Appends an event, and deletes it before any worker can read it.
+async fn appended_and_deleted<DB: TestDatabase>(db: &Database<DB>) -> i64 {
+    let mut tx = db.store.begin().await.unwrap();
+    let position = db.append_in(&mut tx, "deleted").await;
+    let delete = format!("DELETE FROM events WHERE global_position = {position}");
+    DB::execute_sql(&mut tx, &delete).await.unwrap();
+    tx.commit().await.unwrap();
+    position
+}
+
+/// Lets the row wait for an event, as another process does.
+fn wait_in_row(position: i64) -> String {
+    format!(
+        "UPDATE consumer_progress
+            SET unknown_position = {position}, unknown_aggregate = 'Order',
+                unknown_type = 'Legacy', unknown_version = 1"
+    )
+}
+
+async fn stopped_before<DB: TestDatabase>(db: &Database<DB>, deleted: i64) {
+    until("it has stopped", async || {
+        status(db).await.state.name() == "stopped"
+    })
+    .await;
+    let failing = status(db).await.failing.unwrap();
+    assert_eq!(failing.position, Some(deleted));
+    assert!(
+        failing.error.contains("deleted from the log"),
+        "{}",
+        failing.error
+    );
+}
+
+async fn a_waiting_lane_goes_back_to_a_deleted_event_of_its_row<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let builder = worker(&db, old()).advance_interval(Duration::from_hours(1));
+    let running = Running::start(builder.snapshot_interval(Duration::from_millis(10)));
+    running.caught_up().await.unwrap();
+    let deleted = appended_and_deleted(&db).await;
+    let refunded = order(&db, "o-1", "Refunded").await;
+    is_noted(&db, refunded).await;
+    db.execute(&wait_in_row(deleted)).await;
+    stopped_before(&db, deleted).await;
+    running.stop().await;
+}
+
+/// A worker that ends notes what its lanes wait for, and no snapshot has shown that the row names another event.
+async fn what_a_lane_waits_for_hides_no_earlier_event<DB: TestDatabase>(db: Database<DB>) {
+    let long = Duration::from_hours(1);
+    let builder = worker(&db, old()).advance_interval(long);
+    let running = Running::start(builder.snapshot_interval(long));
+    running.caught_up().await.unwrap();
+    let deleted = appended_and_deleted(&db).await;
+    order(&db, "o-1", "Refunded").await;
+    until("it waits", async || {
+        running.consumers()[0].state.name() == "waiting_for_release"
+    })
+    .await;
+    db.execute(&wait_in_row(deleted)).await;
+    running.stop().await;
+    db.execute("DELETE FROM consumer_pending").await;
+    run_once(worker(&db, new())).await;
+    stopped_before(&db, deleted).await;
 }
 
 /// Its row is as it was: only the log tells that an event was changed.

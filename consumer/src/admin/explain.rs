@@ -365,7 +365,7 @@ impl Situation<'_> {
         match self.row {
             Some(row) if position <= row.position && self.is_handled => Outcome::Handled,
             Some(row) if position <= row.position => Outcome::PassedOver,
-            Some(row) if row.failed_position == Some(position) => Outcome::Failing {
+            Some(row) if row.has_failure_at(position) => Outcome::Failing {
                 is_stopped: row.state == State::Stopped,
                 attempts: row.attempts,
                 error: row.error.clone(),

@@ -71,6 +71,21 @@ impl<DB: Backend> Admin<DB> {
         })
     }
 
+    /// Refuses a position above those that the log has given out, as after a restore: its next events would be
+    /// passed.
+    pub(super) async fn refuse_above(&self, position: i64) -> Result<(), AdminError> {
+        if position <= self.head().await? {
+            return Ok(());
+        }
+        let tables = self.tables().await?;
+        let mut connection = Borrowed::from(self.store.pool()).await?;
+        let watch = start_watch(&tables, &mut connection).await?;
+        let what = "the event".to_owned();
+        watch.refuse_above(&mut connection, what, position).await?;
+        connection.give_back();
+        Ok(())
+    }
+
     /// The frontier, or why it is unknown, which is no reason to show nothing.
     pub(super) async fn frontier_or_problem(&self) -> Result<FrontierStatus, AdminError> {
         match self.frontier().await {

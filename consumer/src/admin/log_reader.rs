@@ -81,7 +81,7 @@ impl<DB: Backend> LogReader<DB> {
         &mut self,
         rows: &[Row],
     ) -> Result<Option<RangeInclusive<i64>>, AdminError> {
-        for pending in rows.iter().filter_map(|row| row.pending) {
+        for pending in rows.iter().flat_map(Row::pending) {
             let missing = self.missing_from(pending).await?;
             if missing.is_some() {
                 return Ok(missing);

@@ -87,7 +87,8 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<(), AdminError> {
         let mut tx = self.read().await?;
         self.stopped_at(&mut tx, consumer, position).await?;
-        Ok(())
+        tx.commit().await?;
+        self.refuse_above(position).await
     }
 
     /// Refuses what [`start_new`](Self::start_new) would refuse.

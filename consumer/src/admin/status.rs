@@ -559,7 +559,7 @@ fn worst(rows: &[Row]) -> Option<&Row> {
     rows.iter().min_by_key(|row| {
         let trouble = match row.checkpoint.state {
             State::Stopped => 0,
-            State::Running if is_tried_again(&row.checkpoint) => 1,
+            State::Running if row.checkpoint.is_tried_again() => 1,
             State::Running if row.checkpoint.unknown.is_some() => 2,
             State::Paused => 3,
             State::Running => 4,
@@ -574,7 +574,7 @@ fn state(worst: &Checkpoint, rows: &[Row]) -> ConsumerState {
     match worst.state {
         State::Stopped => ConsumerState::stopped(worst),
         State::Paused => ConsumerState::Paused,
-        State::Running if is_tried_again(worst) => ConsumerState::Retrying {
+        State::Running if worst.is_tried_again() => ConsumerState::Retrying {
             position: worst.failed_position.unwrap_or_default(),
             attempts: worst.attempts,
             error: worst.error.clone().unwrap_or_default(),
@@ -589,15 +589,9 @@ fn state(worst: &Checkpoint, rows: &[Row]) -> ConsumerState {
     }
 }
 
-/// Whether an event that has failed is tried again: by the release that failed on it, or by another one.
-fn is_tried_again(row: &Checkpoint) -> bool {
-    let is_left = row.failed_position > Some(row.position) && row.failed_releases.is_some();
-    row.attempts > 0 || is_left
-}
-
 /// The event before which a row waits for a release that knows it, unless one is at it.
 pub(super) fn waiting_for(row: &Checkpoint) -> Option<&UnknownEvent> {
-    let is_waiting = row.state == State::Running && !is_tried_again(row);
+    let is_waiting = row.state == State::Running && !row.is_tried_again();
     row.unknown.as_ref().filter(|_| is_waiting)
 }
 
@@ -635,7 +629,7 @@ pub(super) fn changed_scope<DB: Backend>(
 fn failing(row: &Row) -> Option<Failing> {
     let checkpoint = &row.checkpoint;
     // What is left of an earlier failure says nothing any more.
-    if checkpoint.state == State::Running && !is_tried_again(checkpoint) {
+    if checkpoint.state == State::Running && !checkpoint.is_tried_again() {
         return None;
     }
     Some(Failing {

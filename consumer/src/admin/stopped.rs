@@ -42,10 +42,14 @@ impl<DB: Backend> Admin<DB> {
     /// - [`AdminError::NotStoppedAt`]: the consumer neither is stopped at that event nor waits before it.
     /// - [`AdminError::NotNext`]: there may be unhandled events before it.
     /// - [`AdminError::NotInLog`]: the log no longer has the event; skip it.
+    /// - [`AdminError::Worker`] with a [`LogProblem`](crate::LogProblem): the log has yet to give out its position,
+    ///   as after a restore.
     pub async fn park(&self, consumer: impl Into<Target>, position: i64) -> Result<(), AdminError> {
         let consumer = self.find(consumer.into()).await?;
+        let given_out = self.refuse_above(position).await;
         let mut tx = self.locked(&consumer, LOCK_WAIT).await?;
         let stopped = self.stopped_at(&mut tx, &consumer, position).await?;
+        given_out?;
         self.park_at(&mut tx, &stopped, position).await?;
         self.pass(tx, &stopped, position).await?;
         tracing::warn!(%consumer, position, "an operator parked the event at which the consumer stopped");
@@ -59,10 +63,14 @@ impl<DB: Backend> Admin<DB> {
     /// # Errors
     /// - [`AdminError::NotStoppedAt`]: the consumer neither is stopped at that event nor waits before it.
     /// - [`AdminError::NotNext`]: there may be unhandled events before it.
+    /// - [`AdminError::Worker`] with a [`LogProblem`](crate::LogProblem): the log has yet to give out its position,
+    ///   as after a restore.
     pub async fn skip(&self, consumer: impl Into<Target>, position: i64) -> Result<(), AdminError> {
         let consumer = self.find(consumer.into()).await?;
+        let given_out = self.refuse_above(position).await;
         let mut tx = self.locked(&consumer, LOCK_WAIT).await?;
         let stopped = self.stopped_at(&mut tx, &consumer, position).await?;
+        given_out?;
         self.pass(tx, &stopped, position).await?;
         tracing::warn!(%consumer, position, "an operator skipped the event at which the consumer stopped");
         Ok(())
@@ -89,17 +97,6 @@ impl<DB: Backend> Admin<DB> {
                 position,
                 stopped_at: others.iter().filter_map(halted_at).collect(),
             });
-        }
-        // A restored log may end before the event, and its next events must not be passed.
-        if position
-            > self
-                .tables()
-                .await?
-                .store
-                .latest_global_position(tx)
-                .await?
-        {
-            return Err(AdminError::NotInLog { position });
         }
         for row in &stopped {
             self.refuse_unhandled(tx, row, position).await?;

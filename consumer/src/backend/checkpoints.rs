@@ -12,11 +12,12 @@ use sqlx::{Connection as _, SqlSafeStr as _, SqlStr, Transaction};
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
 use super::marks::{self, expire_of_the_dead, on_mark};
-use super::pending::{COPY_PENDING, DROP_PASSED, KEEP_NEXT, NOTE_PENDING};
+use super::pending::{COPY_PENDING, DROP_PASSED, KEEP_NAMED, NOTE_PENDING, kept};
 use super::renames::{HeldBack, Names, Program, Renames, Start};
 use super::rows::{
-    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Failure, MarkHolder, NewCheckpoint, Parking,
-    Process, SegmentId, SnapshotRow, UnknownEvent, millis, on_consumer, on_row, release_line,
+    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Failure, MarkHolder, NamedEvents,
+    NewCheckpoint, Parking, Process, SegmentId, SnapshotRow, UnknownEvent, millis, on_consumer,
+    on_row, release_line,
 };
 use super::sql::{Sql, Statement, statements};
 use super::{Incarnation, StoreSettings};
@@ -77,14 +78,16 @@ const LOCK_ROWS: &str = "
      -- In this order, so that two processes cannot wait for each other.
      ORDER BY slice_from {for update}";
 
-/// The new half is a copy: a retry that is due is due in both, and the half without the failed event
-/// drops it when it is saved or advanced. Neither waits for a neighbour any more.
+/// The new half is a copy: a retry that is due is due in both, and the half without the event that the row
+/// names drops it when it is saved or advanced past it. Neither waits for a neighbour any more, or for a
+/// release until it finds that out again.
 const COPY_HALF: &str = "
     INSERT INTO {progress} (consumer, version, slice_from, slice_to, position, epoch, scope, state,
                             began, attempts, retry_at, failed_position, error, failed_releases,
                             worker_release, updated_at)
     SELECT consumer, version, $4, slice_to, position, epoch, scope, state, began, attempts, retry_at,
-           failed_position, error, failed_releases, worker_release, {now}
+           CASE WHEN failed_position > position THEN failed_position ELSE unknown_position END, error,
+           CASE WHEN failed_position > position THEN failed_releases END, worker_release, {now}
       FROM {progress}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND slice_to > $4";
 
@@ -97,26 +100,39 @@ const COPY_WORKER: &str = "
 
 const RESIZE: &str = "
     UPDATE {progress}
-       SET slice_to = $4, hold_until = NULL, unknown_position = NULL, updated_at = {now}
+       SET slice_to = $4, hold_until = NULL, unknown_position = NULL,
+           failed_position =
+               CASE WHEN failed_position > position THEN failed_position ELSE unknown_position END,
+           failed_releases = CASE WHEN failed_position > position THEN failed_releases END,
+           updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
 const HOLD: &str = "
     UPDATE {progress} SET hold_at = $5, hold_until = {in $6 ms}
      WHERE consumer = $1 AND version = $2 AND slice_from IN ($3, $4)";
 
-/// An event that one of the two rows is to retry may come after one that the other has not handled.
+/// An event that one of the two rows is to retry may come after one that the other has not handled. The row
+/// still names it, as evidence.
 const MERGED: &str = "
     UPDATE {progress}
-       SET slice_to = $4, epoch = $5, hold_until = NULL, attempts = 0, retry_at = NULL, failed_position = NULL,
-           error = NULL, unknown_position = NULL, updated_at = {now}
+       SET slice_to = $4, epoch = $5, hold_until = NULL, attempts = 0, retry_at = NULL,
+           failed_position = $6, error = NULL, failed_releases = NULL, unknown_position = NULL,
+           updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
-/// Part of [`Checkpoints::SAVE`], as `{save}`.
+/// Part of [`Checkpoints::SAVE`], as `{save}`. What the row names beyond its new position stays, unless an
+/// event before it has failed; then `keep_named` keeps it.
 const SAVE: &str = "
         UPDATE {progress}
            SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
-               failed_position = $8, error = {message $9}, failed_releases = $12,
-               unknown_position = NULL, worker_release = $13, updated_at = {now},
+               failed_position =
+                   coalesce($8, CASE WHEN failed_position > $4 THEN failed_position END),
+               error = coalesce({message $9}, CASE WHEN failed_position > $4 THEN error END),
+               failed_releases = CASE WHEN $8 IS NULL AND failed_position > $4
+                                      THEN failed_releases ELSE $12 END,
+               unknown_position =
+                   CASE WHEN $8 IS NULL AND unknown_position > $4 THEN unknown_position END,
+               worker_release = $13, updated_at = {now},
                worker_host = NULL, worker_pid = NULL, worker_at = NULL
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
            AND position = $10 AND epoch = $11";
@@ -134,17 +150,23 @@ const REMOVE_WORKER: &str = "
 const REMOVE: &str = "
     DELETE FROM {progress} WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
-const SNAPSHOT: &str = "
+const SNAPSHOT: &str = concat!(
+    "
     SELECT consumer, version, slice_from, {checkpoint},
            -- A process that no longer asks for the merge no longer holds its rows.
            CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
            (SELECT k.position FROM {pending} AS k
              WHERE k.consumer = p.consumer AND k.version = p.version
-               AND k.slice_from = p.slice_from) AS pending
+               AND k.slice_from = p.slice_from) AS pending,
+           ",
+    kept!(),
+    " AS kept
       FROM {progress} AS p
-     WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')";
+     WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')"
+);
 
-/// Only of a row that runs, has yet to handle the event, and is not being worked on.
+/// Only of a row that runs, has yet to handle the event, and is not being worked on. An earlier event that it
+/// names stays until it has passed that one.
 const NOTE_UNKNOWN: &str = "
     UPDATE {progress}
        SET unknown_position = $4, unknown_aggregate = $8, unknown_type = $9, unknown_version = $10
@@ -152,7 +174,7 @@ const NOTE_UNKNOWN: &str = "
            SELECT consumer, version, slice_from FROM {progress}
             WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND epoch = $7
               AND position < $4 AND state = 'running' AND attempts = 0
-              AND coalesce(unknown_position, 0) <> $4
+              AND (unknown_position > position AND unknown_position <= $4) IS NOT TRUE
               AND {same incarnation}
               {for update, skip locked})";
 
@@ -230,7 +252,7 @@ statements! {
         parked_counts: PARKED_COUNTS,
         drop_passed: DROP_PASSED,
         note_unknown: &NOTE_UNKNOWN.replace("{same incarnation}", DB::SAME_INCARNATION),
-        keep_next: KEEP_NEXT,
+        keep_named: KEEP_NAMED,
         copy_pending: COPY_PENDING,
         note_pending: &NOTE_PENDING.replace("{same incarnation}", DB::SAME_INCARNATION),
         ledger: HANDLED,
@@ -428,7 +450,7 @@ pub trait Checkpoints: Renames {
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
             let locked = begin_on::<Self>(statements, connection, Self::BEGIN_SPLIT, (key, key));
-            let Some((mut tx, _rows)) = locked.await? else {
+            let Some((mut tx, rows)) = locked.await? else {
                 return Ok(false);
             };
             let copy = on_row::<Self>(&statements.copy_half, key).bind(at);
@@ -436,10 +458,22 @@ pub trait Checkpoints: Renames {
                 tx.rollback().await?;
                 return Ok(false);
             }
-            let keep_next = on_consumer::<Self>(&statements.keep_next, &key.consumer);
-            keep_next.execute(&mut tx).await?;
-            for copy in [&statements.copy_pending, &statements.copy_worker] {
-                on_row::<Self>(copy, key).bind(at).execute(&mut tx).await?;
+            let copy = on_row::<Self>(&statements.copy_worker, key).bind(at);
+            copy.execute(&mut tx).await?;
+            for row in &rows {
+                // Of two events that the row names, the halves name one.
+                if let NamedEvents {
+                    failed: Some(_),
+                    unknown: Some(unknown),
+                } = row.named()
+                {
+                    Self::keep_named(statements, &mut tx, row, unknown).await?;
+                }
+                // What is at the last slice is in the upper half's place already.
+                for (from, to) in [(key.slice_from, at), (row.slice_to - 1, at - 1)] {
+                    let copy = on_consumer::<Self>(&statements.copy_pending, &key.consumer);
+                    copy.bind(from).bind(to).execute(&mut tx).await?;
+                }
             }
             let resize = on_row::<Self>(&statements.resize, key).bind(at);
             resize.execute(&mut tx).await?;
@@ -496,15 +530,17 @@ pub trait Checkpoints: Renames {
                 let both = left.slice_from..right.slice_from + 1;
                 fold::<Self>(statements.folding(), &mut tx, &left.consumer, both).await?;
             }
-            let keep_next = on_consumer::<Self>(&statements.keep_next, &left.consumer);
-            keep_next.execute(&mut tx).await?;
-            let copy = on_row::<Self>(&statements.copy_pending, right).bind(left.slice_from);
-            copy.execute(&mut tx).await?;
+            for row in &rows {
+                for named in row.named().positions() {
+                    Self::keep_named(statements, &mut tx, row, named).await?;
+                }
+            }
+            let next = rows.iter().flat_map(|row| row.named().positions()).min();
             for remove in [&statements.remove, &statements.remove_worker] {
                 on_row::<Self>(remove, right).execute(&mut tx).await?;
             }
             let merged = on_row::<Self>(&statements.merged, left).bind(slice_to);
-            let merged = merged.bind(epoch);
+            let merged = merged.bind(epoch).bind(next);
             merged.execute(&mut tx).await?;
             tx.commit().await?;
             Ok(true)
@@ -541,6 +577,19 @@ pub trait Checkpoints: Renames {
             .bind(incarnation.recovered)
             .bind(row.epoch);
         in_transaction::<Self>(note, connection)
+    }
+
+    /// Remembers an event that a row names before it names another one; only under the row's claim.
+    fn keep_named(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        row: &Checkpoint,
+        position: i64,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let keep = on_consumer::<Self>(&statements.keep_named, &row.key.consumer)
+            .bind(row.slice_to - 1)
+            .bind(position);
+        async move { keep.execute(connection).await.map(drop) }
     }
 
     /// Records the event before which a row waits for a release that knows it.

@@ -49,6 +49,7 @@ mod names;
 mod operate;
 #[cfg(feature = "worker")]
 mod pace;
+#[cfg(feature = "worker")]
 mod pending;
 mod pool;
 #[cfg(feature = "postgres")]
@@ -147,9 +148,9 @@ pub(crate) use self::renames::{
 pub(crate) use self::repeat::refuse_other;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
-    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, MarkHolder, NewCheckpoint,
-    PRESENT_FOR, ParkedRow, Parking, Precedence, Presence, Process, Row, SegmentId, SnapshotRow,
-    State, Taken,
+    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, MarkHolder, NamedEvents,
+    NewCheckpoint, PRESENT_FOR, ParkedRow, Parking, Precedence, Presence, Process, Row, SegmentId,
+    SnapshotRow, State, Taken,
 };
 #[cfg(feature = "worker")]
 pub use self::rows::{ConsumerId, UnknownEvent};

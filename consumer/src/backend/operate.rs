@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::StoreSettings;
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, KEEP_UNPARKED, all_slices, fold};
-use super::pending::{FORGET_PENDING, KEEP_NEXT};
+use super::pending::{FORGET_FOUND, FORGET_PENDING, KEEP_ALL, KEEP_UNHANDLED};
 use super::renames::RETIRE_FORGOTTEN;
 use super::rows::{ConsumerId, Lock, ParkedRow, Row, SegmentId, State, Taken, on_consumer, on_row};
-use super::sql::{Statement, statements};
+use super::sql::{Sql, Statement, statements};
 
 /// All checkpoint rows of the log, `p`, with for how many milliseconds each has been claimed: -1 if it is claimed and
 /// that is unknown, -2 if it is not claimed, and NULL if the database does not tell.
@@ -28,7 +28,10 @@ macro_rules! rows {
             " AS claimed_for,
            (SELECT k.position FROM {pending} AS k
              WHERE k.consumer = p.consumer AND k.version = p.version
-               AND k.slice_from = p.slice_from AND k.position > p.position) AS pending,
+               AND k.slice_from = p.slice_from) AS pending,
+           ",
+            $crate::backend::pending::kept!(),
+            " AS kept,
            {ms until p.retry_at} AS retry_in, {ms since p.updated_at} AS saved_ago,
            {greatest}(
                (SELECT coalesce(max(h.up_to), 0) FROM {handled} AS h
@@ -54,8 +57,9 @@ macro_rules! rows {
 
 pub(crate) use rows;
 
-/// A consumer that runs again gets all its attempts, and the last error is gone. The epoch keeps out what
-/// was read before, which may have been changed to get it going.
+/// A consumer that runs again gets all its attempts, and the last error is gone. It still names the event at which
+/// it stopped, as evidence. The epoch keeps out what was read before, which may have been changed to get it
+/// going.
 const SET_STATE: &str = "
     UPDATE {progress}
        SET state = $3,
@@ -63,7 +67,6 @@ const SET_STATE: &str = "
                         THEN epoch + 1 ELSE epoch END,
            attempts = CASE $3 WHEN 'running' THEN 0 ELSE attempts END,
            retry_at = CASE $3 WHEN 'running' THEN NULL ELSE retry_at END,
-           failed_position = CASE $3 WHEN 'running' THEN NULL ELSE failed_position END,
            error = CASE $3 WHEN 'running' THEN NULL ELSE error END,
            failed_releases = CASE $3 WHEN 'running' THEN NULL ELSE failed_releases END,
            updated_at = {now}
@@ -73,7 +76,8 @@ const SET_STATE: &str = "
 const PASS: &str = "
     UPDATE {progress}
        SET position = $4, state = 'running', epoch = epoch + 1, attempts = 0, retry_at = NULL,
-           failed_position = NULL, error = NULL, updated_at = {now}
+           failed_position = CASE WHEN failed_position > $4 THEN failed_position END,
+           error = NULL, failed_releases = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3
        AND ((state = 'stopped' AND failed_position = $4)
             OR (state = 'running' AND unknown_position = $4))";
@@ -84,7 +88,8 @@ const REWIND: &str = "
        SET began = 0, position = 0, epoch = epoch + 1,
            state = CASE state WHEN 'paused' THEN state ELSE 'running' END,
            attempts = 0, retry_at = NULL, failed_position = NULL, error = NULL,
-           scope = coalesce($3, scope), unknown_position = NULL, updated_at = {now}
+           failed_releases = NULL, scope = coalesce($3, scope), unknown_position = NULL,
+           updated_at = {now}
      WHERE consumer = $1 AND version = $2";
 
 /// The epoch keeps out what was read with the old scope.
@@ -140,7 +145,6 @@ statements! {
     pub OperateStatements for DB: Operate {
         rows: DB::ROWS,
         lock: DB::LOCK,
-        keep_next: KEEP_NEXT,
         set_state: SET_STATE,
         pass: PASS,
         rewind: REWIND,
@@ -155,6 +159,9 @@ statements! {
         forget: FORGET,
         forget_parked: FORGET_PARKED,
         forget_pending: FORGET_PENDING,
+        keep_all: KEEP_ALL,
+        keep_unhandled: KEEP_UNHANDLED,
+        forget_found: FORGET_FOUND,
         forget_workers: FORGET_WORKERS,
         forget_active: FORGET_ACTIVE,
         redact_parked: REDACT_PARKED,
@@ -231,12 +238,8 @@ pub trait Operate: Driver {
         of: &ConsumerId,
         state: State,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
-        let keep_next = on_consumer::<Self>(&sql.keep_next, of);
         let set_state = on_consumer::<Self>(&sql.set_state, of).bind(state.as_str());
-        async move {
-            run::<Self>(keep_next, connection).await?;
-            run::<Self>(set_state, connection).await
-        }
+        run::<Self>(set_state, connection)
     }
 
     /// Moves a row past the event at which it stopped, or before which it waits for a release; only under
@@ -251,7 +254,7 @@ pub trait Operate: Driver {
     }
 
     /// Moves the checkpoint back to the beginning and removes what is parked; writes another scope
-    /// into the rows if one is given.
+    /// into the rows if one is given. What was yet to be handled is still missed if it was deleted.
     fn rewind(
         sql: &OperateStatements,
         connection: &mut Self::Connection,
@@ -260,11 +263,10 @@ pub trait Operate: Driver {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         let rewind = on_consumer::<Self>(&sql.rewind, of).bind(scope);
         let forget_parked = on_consumer::<Self>(&sql.forget_parked, of);
-        let forget_pending = on_consumer::<Self>(&sql.forget_pending, of);
         async move {
             fold::<Self>(sql.folding(), connection, of, all_slices()).await?;
+            keep_pending::<Self>([&sql.keep_unhandled, &sql.forget_found], connection, of).await?;
             run::<Self>(rewind, connection).await?;
-            run::<Self>(forget_pending, connection).await?;
             run::<Self>(forget_parked, connection).await
         }
     }
@@ -277,13 +279,11 @@ pub trait Operate: Driver {
         scope: &str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         let set_scope = on_consumer::<Self>(&sql.set_scope, of).bind(scope);
-        // The event may not be in the new scope.
-        let forget_pending = on_consumer::<Self>(&sql.forget_pending, of);
         async move {
             // With the scope in which it was handled.
             fold::<Self>(sql.folding(), connection, of, all_slices()).await?;
-            run::<Self>(set_scope, connection).await?;
-            run::<Self>(forget_pending, connection).await
+            keep_pending::<Self>([&sql.keep_all, &sql.forget_found], connection, of).await?;
+            run::<Self>(set_scope, connection).await
         }
     }
 
@@ -406,6 +406,18 @@ pub trait Operate: Driver {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         run::<Self>(on_consumer::<Self>(&sql.activate, of), connection)
     }
+}
+
+/// Keeps events that the rows of a version have yet to handle as evidence, and lets workers find others.
+async fn keep_pending<DB: Driver>(
+    keep_and_forget: [&Sql; 2],
+    connection: &mut DB::Connection,
+    of: &ConsumerId,
+) -> Result<(), sqlx::Error> {
+    for statement in keep_and_forget {
+        run::<DB>(on_consumer(statement, of), connection).await?;
+    }
+    Ok(())
 }
 
 /// Runs a statement whose result does not matter.

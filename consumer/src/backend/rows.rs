@@ -222,6 +222,48 @@ impl std::fmt::Display for UnknownEvent {
     }
 }
 
+/// The events that a checkpoint row names as those to handle next. A row keeps them until it has passed them, as
+/// evidence in case one is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NamedEvents {
+    /// The event that failed, also if it is tried again by now, or before which the row waited.
+    pub(crate) failed: Option<i64>,
+    /// The event before which the row waits for a release.
+    pub(crate) unknown: Option<i64>,
+}
+
+impl NamedEvents {
+    /// Those that are not the same in others.
+    pub(crate) fn without(self, others: Self) -> Self {
+        Self {
+            failed: self.failed.filter(|_| self.failed != others.failed),
+            unknown: self.unknown.filter(|_| self.unknown != others.unknown),
+        }
+    }
+
+    /// Those at some positions.
+    pub(crate) fn filter(self, is_wanted: impl Fn(i64) -> bool) -> Self {
+        let filter = |named: Option<i64>| named.filter(|position| is_wanted(*position));
+        Self {
+            failed: filter(self.failed),
+            unknown: filter(self.unknown),
+        }
+    }
+
+    /// Their positions.
+    pub(crate) fn positions(self) -> impl Iterator<Item = i64> + use<> {
+        self.failed.into_iter().chain(self.unknown)
+    }
+
+    /// These, and of others those that these leave open.
+    pub(crate) fn or(self, others: Self) -> Self {
+        Self {
+            failed: self.failed.or(others.failed),
+            unknown: self.unknown.or(others.unknown),
+        }
+    }
+}
+
 /// A process that works on checkpoint rows.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -250,12 +292,25 @@ impl Checkpoint {
         failed.contains(&release_line(release))
     }
 
-    /// The next event, as far as the row itself knows one: the event that failed, also if it is tried again by
-    /// now, or before which it waits for a release. It is evidence that the event existed, if it is deleted.
-    pub(crate) fn known_next(&self) -> Option<i64> {
-        let unknown = self.unknown.as_ref().map(|unknown| unknown.position);
-        let next = self.failed_position.or(unknown);
-        next.filter(|next| *next > self.position)
+    /// The events that the row names and has not passed.
+    pub(crate) fn named(&self) -> NamedEvents {
+        let named = NamedEvents {
+            failed: self.failed_position,
+            unknown: self.unknown.as_ref().map(|unknown| unknown.position),
+        };
+        named.filter(|position| self.position < position)
+    }
+
+    /// Whether an event has failed and nothing has happened since that puts it right. One that the row only names,
+    /// as after `resume`, has no error.
+    pub(crate) fn has_failure_at(&self, position: i64) -> bool {
+        self.failed_position == Some(position) && self.error.is_some()
+    }
+
+    /// Whether an event that has failed is tried again: by the release that failed on it, or by another one.
+    pub(crate) fn is_tried_again(&self) -> bool {
+        let is_left = self.failed_position > Some(self.position) && self.failed_releases.is_some();
+        self.state == State::Running && (self.attempts > 0 || is_left)
     }
 
     /// The end and the epoch of the row that two neighbours can be merged into, if they agree.
@@ -320,6 +375,8 @@ pub struct SnapshotRow {
     pub checkpoint: Checkpoint,
     /// The first event that it had yet to handle when a worker last looked.
     pub pending: Option<i64>,
+    /// Another one that it had yet to handle.
+    pub kept: Option<i64>,
 }
 
 impl SnapshotRow {
@@ -331,6 +388,7 @@ impl SnapshotRow {
         Ok(Self {
             checkpoint: Checkpoint::decode::<DB>(row)?,
             pending: DB::read(row, "pending")?,
+            kept: DB::read(row, "kept")?,
         })
     }
 }
@@ -570,8 +628,8 @@ pub struct Advance {
     pub from: i64,
     /// The position up to which no event in the row's scope follows.
     pub to: i64,
-    /// An event that the row names as its next one, and that is not in its scope.
-    pub excluded: Option<i64>,
+    /// The events that the row names and that are not in its scope.
+    pub(crate) excluded: NamedEvents,
 }
 
 /// A checkpoint row with the counts of its parked events.
@@ -586,8 +644,8 @@ pub struct Row {
     pub(crate) replay_to: i64,
     pub(crate) parked: i64,
     pub(crate) parked_aggregates: i64,
-    /// The first event after the checkpoint that it had yet to handle when a worker last looked.
-    pub(crate) pending: Option<i64>,
+    /// Two events that it had yet to handle when a worker last looked, as in [`SnapshotRow`].
+    recorded: [Option<i64>; 2],
     /// The process that last saved the row after a claim.
     pub(crate) worker: Option<Presence>,
     /// Whether a worker or an operator has claimed it now; `None` if the database does not show that.
@@ -635,6 +693,17 @@ impl Row {
         (is_present && *process.release != *own).then_some(&process.release)
     }
 
+    /// The events that it is known to have yet to handle.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = i64> + use<> {
+        let row = &self.checkpoint;
+        let known = row
+            .named()
+            .positions()
+            .chain(self.recorded.into_iter().flatten());
+        let position = row.position;
+        known.filter(move |next| position < *next)
+    }
+
     pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
         let claimed_for: Option<i64> = DB::read(row, "claimed_for")?;
         Ok(Self {
@@ -644,7 +713,7 @@ impl Row {
             replay_to: DB::read(row, "replay_to")?,
             parked: DB::read(row, "parked")?,
             parked_aggregates: DB::read(row, "parked_aggregates")?,
-            pending: DB::read(row, "pending")?,
+            recorded: [DB::read(row, "pending")?, DB::read(row, "kept")?],
             worker: Presence::decode::<DB>(row)?,
             is_claimed: claimed_for.map(|time| time > -2),
             claimed_for: claimed_for

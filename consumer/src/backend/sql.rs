@@ -40,10 +40,6 @@ const CHECKPOINT: &str =
     "slice_to, position, epoch, scope, state, began, attempts, failed_position, error,
                failed_releases, unknown_position, unknown_aggregate, unknown_type, unknown_version";
 
-/// The event that a checkpoint row names as its next one, or 0: one that failed, or one that the code did not
-/// know.
-const KNOWN_NEXT: &str = "coalesce(failed_position, unknown_position, 0)";
-
 /// Whether this library can work with the tables.
 const TABLES_FIT: &str = "NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})";
 
@@ -51,7 +47,6 @@ const TABLES_FIT: &str = "NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {kn
 fn common(key: &str) -> Option<String> {
     let part = match key {
         "checkpoint" => CHECKPOINT,
-        "known next" => KNOWN_NEXT,
         "tables fit" => TABLES_FIT,
         _ => return None,
     };

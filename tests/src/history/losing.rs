@@ -78,11 +78,10 @@ impl<DB: HistoryBackend> Execution<'_, DB> {
             }
         }
         let rows = self.rows().await;
-        let end = self.database.log().await.last().copied();
         self.database
             .execute("INSERT INTO events SELECT * FROM history_deleted; DROP TABLE history_deleted")
             .await;
-        next.is_missed_by(&rows, end.unwrap_or(0))?;
+        next.is_missed_by(&rows)?;
         self.model.lose(next.id, next.position);
         self.end_of(&mut work);
         let seen = self.look().await?;
@@ -170,12 +169,12 @@ impl Next {
         row.position >= self.position
     }
 
-    /// Checks that its row has stopped before it, or is before it at the end of the log.
-    fn is_missed_by(&self, rows: &[Row], end: i64) -> Verdict {
+    /// Checks that its row has stopped before it.
+    fn is_missed_by(&self, rows: &[Row]) -> Verdict {
         let row = self.row(rows);
         let has_stopped = |row: &Row| {
             let is_there = row.state == "stopped" && row.halted_at() == Some(self.position);
-            (is_there || self.position > end) && !self.is_passed(row)
+            is_there && !self.is_passed(row)
         };
         if row.is_some_and(has_stopped) {
             return Ok(());

@@ -262,30 +262,36 @@ impl Checkpoints for Postgres {
         "
         WITH move AS (
             SELECT * FROM UNNEST($1::text[], $2::int[], $3::int[], $4::bigint[], $5::bigint[],
-                                 $6::bigint[], $7::int[], $8::bigint[])
-                AS m (consumer, version, slice_from, epoch, low, high, slice_to, excluded)),
+                                 $6::bigint[], $7::int[], $8::bigint[], $9::bigint[])
+                AS m (consumer, version, slice_from, epoch, low, high, slice_to, failed, unknown)),
         free AS (
-            SELECT p.consumer, p.version, p.slice_from,
+            SELECT p.consumer, p.version, p.slice_from, m.high AS seen,
                    LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END) AS high
               FROM {progress} AS p JOIN move AS m USING (consumer, version, slice_from)
              WHERE p.epoch = m.epoch AND p.slice_to = m.slice_to AND p.state = 'running'
-               -- An event that failed may have come into the other half of a row that was split. One that was
-               -- deleted is not passed unseen.
-               AND (p.attempts = 0 OR p.failed_position <= m.high) AND p.position >= m.low
-               AND NOT (p.position < {known next} AND {known next} <= m.high
-                        AND {known next} IS DISTINCT FROM m.excluded)
+               AND p.position >= m.low
+               -- An event that failed may have come into the other half of a row that was split.
+               AND (p.attempts = 0 OR p.failed_position <= m.high)
+               -- One that the row names, and that was deleted, is not passed unseen.
+               AND (p.position < p.failed_position AND p.failed_position <= m.high
+                    AND p.failed_position IS DISTINCT FROM m.failed) IS NOT TRUE
+               AND (p.position < p.unknown_position AND p.unknown_position <= m.high
+                    AND p.unknown_position IS DISTINCT FROM m.unknown) IS NOT TRUE
                AND p.position < LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END)
                AND {tables fit}
                -- What was seen in another incarnation of the server advances nothing: a pooler keeps
                -- our connection while the server behind it restarts.
                AND ",
-        server_incarnation!(is "$9", "$10"),
+        server_incarnation!(is "$10", "$11"),
         "
                -- The owner of a claimed row advances it.
                FOR UPDATE OF p SKIP LOCKED)
         UPDATE {progress} AS p
-           SET position = free.high, attempts = 0, retry_at = NULL, failed_position = NULL,
-               error = NULL, updated_at = {now}
+           SET position = free.high, attempts = 0, retry_at = NULL,
+               failed_position = CASE WHEN p.failed_position > free.seen THEN p.failed_position END,
+               error = CASE WHEN p.failed_position > free.seen THEN p.error END,
+               failed_releases = CASE WHEN p.failed_position > free.seen THEN p.failed_releases END,
+               updated_at = {now}
           FROM free
          WHERE (p.consumer, p.version, p.slice_from)
              = (free.consumer, free.version, free.slice_from)"
@@ -410,7 +416,8 @@ impl Checkpoints for Postgres {
             .bind(column(moves, |one| one.from))
             .bind(column(moves, |one| one.to))
             .bind(column(moves, |one| one.slice_to))
-            .bind(column(moves, |one| one.excluded))
+            .bind(column(moves, |one| one.excluded.failed))
+            .bind(column(moves, |one| one.excluded.unknown))
             .bind(incarnation.started)
             .bind(incarnation.recovered)
             .execute(&mut *tx)

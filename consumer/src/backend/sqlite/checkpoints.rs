@@ -96,14 +96,20 @@ impl Checkpoints for Sqlite {
     const ADVANCE: &'static str = "
         UPDATE {progress}
            SET position = min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END),
-               attempts = 0, retry_at = NULL, failed_position = NULL, error = NULL,
+               attempts = 0, retry_at = NULL,
+               failed_position = CASE WHEN failed_position > $6 THEN failed_position END,
+               error = CASE WHEN failed_position > $6 THEN error END,
+               failed_releases = CASE WHEN failed_position > $6 THEN failed_releases END,
                updated_at = {now}
          WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND epoch = $4 AND slice_to = $7
            AND state = 'running' AND position >= $5
-           -- An event that failed may have come into the other half of a row that was split. One that was
-           -- deleted is not passed unseen.
+           -- An event that failed may have come into the other half of a row that was split.
            AND (attempts = 0 OR failed_position <= $6)
-           AND NOT (position < {known next} AND {known next} <= $6 AND {known next} IS NOT $8)
+           -- One that the row names, and that was deleted, is not passed unseen.
+           AND (position < failed_position AND failed_position <= $6
+                AND failed_position IS NOT $8) IS NOT TRUE
+           AND (position < unknown_position AND unknown_position <= $6
+                AND unknown_position IS NOT $9) IS NOT TRUE
            AND position < min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END)
            -- A handler that works on the row has its claim's place.
            AND NOT EXISTS (
@@ -206,7 +212,8 @@ impl Checkpoints for Sqlite {
                 .bind(one.from)
                 .bind(one.to)
                 .bind(one.slice_to)
-                .bind(one.excluded)
+                .bind(one.excluded.failed)
+                .bind(one.excluded.unknown)
                 .execute(connection)
                 .await?;
         }

@@ -70,7 +70,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         if row.epoch != self.job.epoch
             || claim.incarnation != self.job.batch.incarnation
             || !follows.contains(&row.position)
-            || self.lacks_next(&claim)
+            || self.lacks_named(&claim)
         {
             return Err(Outcome::Moved(claim));
         }
@@ -98,13 +98,14 @@ impl<DB: Backend> Attempt<'_, DB> {
         Ok(claim)
     }
 
-    /// Whether the row names an event as its next one that the job passes over: it was deleted before it was
-    /// read, or restored since.
-    pub(super) fn lacks_next(&self, claim: &Claim) -> bool {
+    /// Whether the row names an event that the job passes over: it was deleted before it was read, or restored
+    /// since.
+    pub(super) fn lacks_named(&self, claim: &Claim) -> bool {
         let job = self.job;
-        let passes = |next| next <= job.batch.up_to && !job.batch.has(next);
-        let next = claim.checkpoint.known_next();
-        next.is_some_and(|next| passes(next) && job.excluded != Some(next))
+        let named = claim.checkpoint.named().without(job.excluded);
+        named
+            .positions()
+            .any(|next| next <= job.batch.up_to && !job.batch.has(next))
     }
 
     /// The event that has failed according to the row, if it is the first of the job and the row

@@ -145,7 +145,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             Ok(claim) => claim,
             Err(outcome) => return roll_back(tx, ended_well, outcome).await,
         };
-        if self.lacks_next(&claim)
+        if self.lacks_named(&claim)
             || (!ready.run.is_replay && self.is_handled_meanwhile(&mut tx, &claim, index).await?)
         {
             return roll_back(tx, ended_well, Outcome::Moved(claim)).await;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Failure, UnknownEvent};
+use crate::backend::{Failure, NamedEvents, UnknownEvent};
 use crate::worker::log::batch::{Batch, Defect};
 use crate::worker::progress::lane::Cursor;
 
@@ -15,8 +15,8 @@ pub(crate) struct Job {
     pub(crate) checkpoint: i64,
     /// The rebuild that the job belongs to.
     pub(crate) epoch: i64,
-    /// The event that the row names as its next one, if the segment excludes it.
-    pub(crate) excluded: Option<i64>,
+    /// The events that the row names and that the segment excludes.
+    pub(crate) excluded: NamedEvents,
     /// The event and its number of failed attempts after which the events were read again.
     pub(crate) read_after: Option<(i64, u32)>,
     /// The failure to save of the event after those taken, if it has just failed.

@@ -1,32 +1,40 @@
 //! Notices that events were deleted before the lane has handled them.
 
-use crate::backend::{Backend, Checkpoint, StoreError, position, readable_event};
+use std::collections::BTreeSet;
+
+use crate::backend::{
+    Backend, Checkpoint, NamedEvents, SegmentId, StoreError, position, readable_event,
+};
 use crate::worker::lane::Lane;
 use crate::worker::log::batch::{Batch, MissingEvents};
+use crate::worker::poller::snapshot::Snapshot;
 
 impl<DB: Backend> Lane<DB> {
     /// The batch, or the first event that is missing in it although the lane had yet to handle it when a worker
     /// last looked. `None` if the log has to be read again.
     pub(super) async fn with_pending(&self, mut batch: Batch) -> Result<Option<Batch>, StoreError> {
         let pending = self.pending_in(&batch);
-        for event in pending.in_order() {
+        for event in pending.events {
             let log = &self.shared.log;
-            let row = log.first_from(event, batch.head, batch.incarnation);
+            // Beyond the frontier too: everything up to the event was settled when it was recorded.
+            let head = batch.head.max(event);
+            let first = event.min(batch.up_to + 1);
+            let row = log.first_from(first, head, batch.incarnation);
             let following = match row.await? {
+                Some(row) if batch.up_to < position(&row) && position(&row) <= event => continue,
                 Some(row) if position(&row) == event => {
                     if self.segment.filter().contains(readable_event(&row)) {
                         // It was restored, and what is in memory is older.
                         log.discard();
                         return Ok(None);
                     }
-                    if pending.of_row == Some(event) {
-                        batch.excluded = pending.of_row;
-                    }
+                    let is_this = |named| named == event;
+                    batch.excluded = batch.excluded.or(pending.named.filter(is_this));
                     continue;
                 }
                 following => following,
             };
-            let last = following.map_or(batch.head, |row| position(&row) - 1);
+            let last = following.map_or(head, |row| position(&row) - 1);
             return Ok(Some(batch.before_missing(MissingEvents(event..=last))));
         }
         Ok(Some(batch))
@@ -38,17 +46,34 @@ impl<DB: Backend> Lane<DB> {
         let key = &self.segment.key;
         let is_current = snapshot.incarnation == batch.incarnation;
         let row = snapshot.rows.get(key).filter(|_| is_current);
-        let seen = snapshot.pending.get(key).filter(|_| is_current);
-        // What the lane has passed since is no longer pending.
-        let known = self.known_next.filter(|next| batch.after < *next);
-        let is_lacking =
-            |next: &i64| (batch.after + 1..=batch.up_to).contains(next) && !batch.has(*next);
+        let recorded = recorded(&snapshot, key).filter(|_| is_current);
+        // No event may follow that would show that the last ones were deleted.
+        let reaches_end = batch.events.is_empty() && batch.up_to >= batch.head;
+        let is_lacking = |next| {
+            let is_in_reach = batch.after < next && (next <= batch.up_to || reaches_end);
+            is_in_reach && !batch.has(next)
+        };
+        let named = self.named_after(batch.after, row);
+        let events = named.positions().chain(recorded).chain(self.deleted);
         Pending {
-            of_row: known
-                .or(row.and_then(Checkpoint::known_next))
-                .filter(is_lacking),
-            seen: seen.copied().filter(is_lacking),
+            named,
+            events: events.filter(|next| is_lacking(*next)).collect(),
         }
+    }
+
+    /// Whether the lane has yet to handle an event after a position, as far as it has seen.
+    pub(super) fn knows_later(&self, after: i64) -> bool {
+        let key = &self.segment.key;
+        let named = self.named_after(after, self.seen.rows.get(key));
+        let mut events = named.positions().chain(recorded(&self.seen, key));
+        events.any(|next| after < next)
+    }
+
+    /// What the row names after a position, according to its last claim and a snapshot.
+    fn named_after(&self, after: i64, row: Option<&Checkpoint>) -> NamedEvents {
+        let is_later = |next| after < next;
+        let of_row = row.map(Checkpoint::named).unwrap_or_default();
+        self.claimed.filter(is_later).or(of_row.filter(is_later))
     }
 
     /// Says once that the lane passes over events that were deleted, some of which it may have had to
@@ -69,17 +94,16 @@ impl<DB: Backend> Lane<DB> {
     }
 }
 
-/// Events that a lane had yet to handle.
-struct Pending {
-    /// The next one according to the row, or to the lane.
-    of_row: Option<i64>,
-    /// The first one when a worker last looked.
-    seen: Option<i64>,
+/// The events that workers have recorded for a row.
+fn recorded<'s>(snapshot: &'s Snapshot, key: &'s SegmentId) -> impl Iterator<Item = i64> + 's {
+    let recorded = [&snapshot.pending, &snapshot.kept].into_iter();
+    recorded.filter_map(|events| events.get(key).copied())
 }
 
-impl Pending {
-    fn in_order(&self) -> impl Iterator<Item = i64> + use<> {
-        let (first, last) = (self.of_row.min(self.seen), self.of_row.max(self.seen));
-        first.into_iter().chain(last.filter(|_| first != last))
-    }
+/// Events that a lane had yet to handle.
+struct Pending {
+    /// Those that the row names.
+    named: NamedEvents,
+    /// All that are not in the batch.
+    events: BTreeSet<i64>,
 }

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use tracing::Instrument as _;
 
 use crate::backend::{
-    Backend, Checkpoint, Claim, Incarnation, StoreError, expire_marks_of_the_dead,
+    Backend, Checkpoint, Claim, Incarnation, NamedEvents, StoreError, expire_marks_of_the_dead,
 };
 use crate::contract::chain;
 use crate::worker::context::Shared;
@@ -67,9 +67,10 @@ pub(crate) struct Lane<DB: Backend> {
     suspects: Option<Suspects>,
     /// The last event that was read again before another attempt, and how often it had failed.
     read_after: Option<(i64, u32)>,
-    /// An event that the lane has yet to handle according to its claim, or for which it waited. A snapshot may
-    /// not show that yet.
-    known_next: Option<i64>,
+    /// What the row named when it was last claimed in vain. A snapshot may not show that yet.
+    claimed: NamedEvents,
+    /// An event for which the lane waited until it was deleted.
+    deleted: Option<i64>,
     /// The first snapshot that contains the row; an earlier one does not show that it is gone.
     first_snapshot: u64,
     /// The last snapshot that the lane has seen.
@@ -126,7 +127,8 @@ impl<DB: Backend> Lane<DB> {
             job: None,
             suspects: None,
             read_after: None,
-            known_next: None,
+            claimed: NamedEvents::default(),
+            deleted: None,
             first_snapshot: snapshot,
             seen: Arc::default(),
             checkpoint_at: Instant::now(),
@@ -316,8 +318,8 @@ impl<DB: Backend> Lane<DB> {
     }
 
     /// Starts over from the row if it is not where the lane expects it, or names an event that the lane has not
-    /// seen. A row that was read after the
-    /// lane's last save is behind the lane only if it was created again or lowered by hand.
+    /// seen. A row that was read after the lane's last save is behind the lane only if it was created again or
+    /// lowered by hand.
     fn follow_row(&mut self, row: &Checkpoint, incarnation: Incarnation, is_later: bool) {
         let is_resized = row.slice_to != self.segment.slice_to;
         if is_resized {
@@ -330,7 +332,7 @@ impl<DB: Backend> Lane<DB> {
                 || cursor.after < row.position
                 || (is_later && (row.epoch < cursor.epoch || row.position < cursor.checkpoint))
                 // It was deleted before the lane read the log, or is out of scope: reading again tells which.
-                || row.known_next().is_some_and(|next| cursor.has_passed_unseen(next))
+                || cursor.has_passed_unseen(row.named())
         };
         if is_resized || self.progress.cursor().is_none_or(is_stale) {
             self.move_to(incarnation, row.epoch, row.position);
@@ -345,7 +347,7 @@ impl<DB: Backend> Lane<DB> {
             self.shared.log.discard();
         }
         self.move_to(claim.incarnation, row.epoch, row.position);
-        self.known_next = row.known_next();
+        self.claimed = row.named();
     }
 
     fn move_to(&mut self, incarnation: Incarnation, epoch: i64, checkpoint: i64) {
@@ -353,7 +355,8 @@ impl<DB: Backend> Lane<DB> {
         self.reader.discard();
         self.suspects = None;
         self.read_after = None;
-        self.known_next = None;
+        self.claimed = NamedEvents::default();
+        self.deleted = None;
         self.checkpoint_at = Instant::now();
         self.progress.set_cursor(Some(Cursor {
             incarnation,
@@ -361,7 +364,7 @@ impl<DB: Backend> Lane<DB> {
             epoch,
             checkpoint,
             after: checkpoint,
-            excluded: None,
+            excluded: NamedEvents::default(),
         }));
         self.progress.set_state(ConsumerState::Running);
     }
@@ -514,9 +517,11 @@ impl<DB: Backend> Lane<DB> {
 
     /// Waits for events after the batch that may be in scope, or until the row changes.
     async fn wait_for_events(&mut self, batch: &Batch) {
-        let scope = &self.segment.consumer.scope;
-        // A lane that ends at a position has to see that it is reached.
-        let may_sleep = !scope.is_empty() && self.until.is_none();
+        let (scope, key) = (&self.segment.consumer.scope, &self.segment.key);
+        let row = self.seen.rows.get(key);
+        // A lane that ends at a position has to see that it is reached. One that is asleep does not see whether
+        // an event was deleted.
+        let may_sleep = !scope.is_empty() && self.until.is_none() && !self.knows_later(batch.up_to);
         let sleep = may_sleep
             .then(|| {
                 let (up_to, incarnation) = (batch.up_to, batch.incarnation);
@@ -537,21 +542,14 @@ impl<DB: Backend> Lane<DB> {
                 }
             }
         };
-        let key = &self.segment.key;
         let mut snapshot = self.shared.snapshot.clone();
-        let (number, row) = {
-            let snapshot = snapshot.borrow();
-            (snapshot.number, snapshot.rows.get(key).cloned())
-        };
-        if number != self.seen.number {
-            return;
-        }
+        let number = self.seen.number;
         // The snapshot may be older than the last save; only the next one tells.
         let checkpoint = self.progress.cursor().map(|cursor| cursor.checkpoint);
-        let is_behind = row.as_ref().map(|row| row.position) < checkpoint;
+        let is_behind = row.map(|row| row.position) < checkpoint;
         let row_changed = snapshot.wait_for(|snapshot| {
             let is_next = is_behind && snapshot.number > number;
-            is_next || snapshot.rows.get(key) != row.as_ref()
+            is_next || snapshot.rows.get(key) != row
         });
         tokio::select! {
             () = events => {}

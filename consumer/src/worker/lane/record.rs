@@ -24,7 +24,7 @@ pub(crate) async fn record<DB: Backend>(
         Err(outcome) => return roll_back(tx, ended_well, outcome).await,
     };
     // A failure would take the place of what another process has noted meanwhile.
-    if claim.checkpoint.known_next() != earlier.checkpoint.known_next() {
+    if claim.checkpoint.named() != earlier.checkpoint.named() {
         return roll_back(tx, ended_well, Outcome::Moved(claim)).await;
     }
     if !segment.save(shared, &mut tx, &claim, new).await? {

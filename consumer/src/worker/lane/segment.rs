@@ -122,6 +122,12 @@ impl<DB: Backend> Segment<DB> {
         };
         self.row.set::<DB>(address);
         let (row, now) = (&claim.checkpoint, Instant::now());
+        if let Some(failure) = &new.failure {
+            let later = row.named().filter(|named| failure.position < named);
+            for named in later.positions() {
+                DB::keep_named(statements, tx, row, named).await?;
+            }
+        }
         let before = Reached {
             position: row.position,
             attempts: row.attempts,

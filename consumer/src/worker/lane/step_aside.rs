@@ -86,9 +86,9 @@ impl<DB: Backend> Lane<DB> {
             return ControlFlow::Break(state);
         }
         tokio::select! {
-            () = self.row_changed() => {}
+            () = self.row_changed(position) => {}
             () = self.is_deleted(job) => {
-                self.known_next = job.position_of(0);
+                self.deleted = Some(position);
                 // What is in memory still has it.
                 self.reader.discard();
                 self.shared.log.discard();
@@ -117,12 +117,20 @@ impl<DB: Backend> Lane<DB> {
         }
     }
 
-    /// Waits until the row has changed, or the log was rewritten, since the lane last looked.
-    async fn row_changed(&self) {
+    /// Waits until the row has changed, or the log was rewritten, since the lane last looked. That the row names the
+    /// event for which the lane waits is no change.
+    async fn row_changed(&self, waited_for: i64) {
         let key = &self.segment.key;
         let look = |snapshot: &Snapshot| {
-            let row = snapshot.rows.get(key);
-            let row = row.map(|row| (row.progress(), row.slice_to, row.failed_releases.clone()));
+            let row = snapshot.rows.get(key).map(|row| {
+                let others = row.named().filter(|next| next != waited_for);
+                (
+                    row.progress(),
+                    row.slice_to,
+                    row.failed_releases.clone(),
+                    others,
+                )
+            });
             (row, snapshot.log.rewrites, snapshot.incarnation)
         };
         let mut snapshot = self.shared.snapshot.clone();

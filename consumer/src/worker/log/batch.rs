@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::backend::{
-    Backend, Checkpoint, Incarnation, Observation, ReadRange, SLICES, StoreError, UnknownEvent,
-    UnreadableEvent, aggregate_slice,
+    Backend, Checkpoint, Incarnation, NamedEvents, Observation, ReadRange, SLICES, StoreError,
+    UnknownEvent, UnreadableEvent, aggregate_slice,
 };
 use crate::contract::{EventRecord, HandlerError, PersistedEvent};
 use crate::worker::log::Log;
@@ -27,8 +27,8 @@ pub(crate) struct Batch {
     pub(crate) defect: Option<Defect>,
     /// Positions in it whose events were deleted, as far as it is known.
     pub(crate) missing: Option<RangeInclusive<i64>>,
-    /// An event that the row names as its next one, and that the filter excludes.
-    pub(crate) excluded: Option<i64>,
+    /// The events that the row names and that the filter excludes.
+    pub(crate) excluded: NamedEvents,
 }
 
 impl Batch {
@@ -270,7 +270,7 @@ impl BatchBuilder {
                 events: Arc::default(),
                 defect: None,
                 missing: None,
-                excluded: None,
+                excluded: NamedEvents::default(),
             },
             events: Vec::new(),
             bytes: 0,

@@ -219,7 +219,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::backend::{Checkpoint, ConsumerId, SegmentId, State};
+    use crate::backend::{Checkpoint, ConsumerId, NamedEvents, SegmentId, State};
     use crate::contract::{EventRecord, PersistedEvent};
     use crate::worker::progress::lane::Cursor;
 
@@ -258,7 +258,7 @@ mod tests {
             epoch: 0,
             checkpoint: 0,
             after,
-            excluded: None,
+            excluded: NamedEvents::default(),
         }));
     }
 

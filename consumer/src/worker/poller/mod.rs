@@ -280,10 +280,12 @@ impl<DB: Backend> Poller<DB> {
         for SnapshotRow {
             checkpoint,
             pending,
+            kept,
         } in rows
         {
-            let pending = pending.map(|pending| (checkpoint.key.clone(), pending));
-            snapshot.pending.extend(pending);
+            let of_row = |event: Option<i64>| event.map(|event| (checkpoint.key.clone(), event));
+            snapshot.pending.extend(of_row(pending));
+            snapshot.kept.extend(of_row(kept));
             snapshot.rows.insert(checkpoint.key.clone(), checkpoint);
         }
         if snapshot.incarnation != before.incarnation {

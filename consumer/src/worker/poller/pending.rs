@@ -58,8 +58,11 @@ impl<DB: Backend> Poller<DB> {
             }
         }
         let has_passed = |row: &Checkpoint| {
-            let known = snapshot.pending.get(&row.key);
-            known.is_some_and(|known| *known <= row.position)
+            let recorded = [&snapshot.pending, &snapshot.kept];
+            let mut recorded = recorded
+                .into_iter()
+                .filter_map(|events| events.get(&row.key));
+            recorded.any(|event| *event <= row.position)
         };
         if of_running && snapshot.rows.values().any(has_passed) {
             self.drop_passed().await?;

@@ -17,6 +17,8 @@ pub(crate) struct Snapshot {
     pub(crate) rows: HashMap<SegmentId, Checkpoint>,
     /// The first event that each row had yet to handle when a worker last looked, as far as it is known.
     pub(crate) pending: HashMap<SegmentId, i64>,
+    /// Another event that a row has yet to handle, or has passed.
+    pub(crate) kept: HashMap<SegmentId, i64>,
     /// The state of the log.
     pub(crate) log: LogState,
 }

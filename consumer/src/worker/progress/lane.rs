@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::backend::{Checkpoint, Incarnation, SegmentId};
+use crate::backend::{Checkpoint, Incarnation, NamedEvents, SegmentId};
 use crate::contract::Context;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
@@ -27,14 +27,15 @@ pub(crate) struct Cursor {
     pub(crate) checkpoint: i64,
     /// No event in scope lies between the checkpoint and this position.
     pub(crate) after: i64,
-    /// An event between them that the row names as its next one, and that the lane has found to be out of scope.
-    pub(crate) excluded: Option<i64>,
+    /// The events between them that the row names, and that the lane has found to be out of scope.
+    pub(crate) excluded: NamedEvents,
 }
 
 impl Cursor {
-    /// Whether the lane has passed an event without having seen it.
-    pub(crate) fn has_passed_unseen(&self, position: i64) -> bool {
-        self.checkpoint < position && position <= self.after && self.excluded != Some(position)
+    /// Whether the lane has passed an event that its row names, without having seen it.
+    pub(crate) fn has_passed_unseen(&self, named: NamedEvents) -> bool {
+        let mut unseen = named.without(self.excluded).positions();
+        unseen.any(|next| self.checkpoint < next && next <= self.after)
     }
 }
 
