@@ -796,7 +796,8 @@ async fn a_view_whose_owner_does_not_see_all_rows_is_refused() {
          ALTER VIEW both_tables OWNER TO {owner}"
     ))
     .await;
-    let worker = db.worker().snapshot_interval(Duration::from_hours(1));
+    let long = Duration::from_hours(1);
+    let worker = db.worker().snapshot_interval(long).advance_interval(long);
     let running = Running::start(worker.consumer(read_model("both")));
     until("it runs", async || db.checkpoint("both").await.is_some()).await;
     db.execute(
