@@ -115,8 +115,9 @@ async fn an_event_is_not_allocated_again<DB: TestDatabase>() {
     let one = an_event::<DB>(1, false).await;
     let ten = an_event::<DB>(10, false).await;
     println!("{one} with one consumer, {ten} with ten");
-    // The rest is vectors that grow, a few times a batch, and background work.
-    assert!(one < 0.1, "{one} allocations an event");
+    // A copy would be at least one. The rest is vectors that grow, a few times a batch, and background work,
+    // of which a slow machine does more.
+    assert!(one < 0.5, "{one} allocations an event");
     assert!(
         ten / 10.0 < 0.05,
         "{ten} allocations an event, ten consumers"
