@@ -375,7 +375,7 @@ pub struct SnapshotRow {
     pub checkpoint: Checkpoint,
     /// The first event that it had yet to handle when a worker last looked.
     pub pending: Option<i64>,
-    /// Another one that it had yet to handle.
+    /// Another one that it had yet to handle, or else one that it has passed.
     pub kept: Option<i64>,
 }
 
