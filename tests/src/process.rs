@@ -47,10 +47,10 @@ pub struct WorkerCommand {
 }
 
 /// Sends a process a signal, such as `STOP`, `CONT` or `TERM`.
-pub fn signal(process: &Child, name: &str) {
+pub fn signal(process: u32, name: &str) {
     let status = Command::new("kill")
         .arg(format!("-{name}"))
-        .arg(process.id().to_string())
+        .arg(process.to_string())
         .status()
         .expect("run kill");
     assert!(status.success(), "kill -{name} failed");
@@ -95,7 +95,7 @@ impl WorkerProcess {
 
     /// Sends it a signal.
     pub fn signal(&self, name: &str) {
-        signal(&self.child, name);
+        signal(self.child.id(), name);
     }
 
     /// Asks it to end, waits for that, and returns whether it succeeded.

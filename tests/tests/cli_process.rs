@@ -163,7 +163,7 @@ async fn status_watch_writes_a_table_with_a_rate_and_ends_when_asked<DB: TestDat
         .map(Result::unwrap)
         .find(|line| line.starts_with("tally"));
     assert!(row.unwrap().ends_with("0/s"));
-    signal(&child, "TERM");
+    signal(child.id(), "TERM");
     // It must exit even during a refresh.
     for _ in lines.by_ref() {}
     assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -174,7 +174,7 @@ async fn run_reports_when_it_is_asked_to_end<DB: TestDatabase>(db: Database<DB>)
     let (mut child, mut lines) = started(&mut operator(&db, "run"));
     seed(&db, 10).await;
     while db.number("SELECT events FROM tally").await < 10 {}
-    signal(&child, "TERM");
+    signal(child.id(), "TERM");
     let report = lines.next().unwrap().unwrap();
     assert!(
         report.starts_with("tally: shut down at ") && report.ends_with(", 10 events handled"),

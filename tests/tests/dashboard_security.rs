@@ -608,7 +608,7 @@ async fn the_command_ends_when_it_is_asked_to() {
     assert_eq!(first.status, 200);
     let live = HttpRequest::get(process.address, "/live").header("last-event-id", "1");
     let window = tokio::spawn(live.send());
-    signal(&process.child, "TERM");
+    signal(process.child.id(), "TERM");
     let ended = patiently("it ends", async {
         loop {
             if let Some(ended) = process.child.try_wait().unwrap() {

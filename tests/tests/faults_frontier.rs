@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use consumer::{LogProblem, PgEventStore, Settings, StartFrom, Worker, WorkerError};
 use consumer_tests::{
     Database, Running, TestPostgres, consumer, keep_log, log_problem, logged, patiently,
-    read_model, run_once, test_on, until, until_some,
+    read_model, run_once, signal, test_on, until, until_some,
 };
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 
@@ -794,18 +794,11 @@ async fn ten_thousand_old_gaps_do_not_delay_a_new_consumer() {
 // Incarnations of the server
 
 /// Without its walwriter, the server does not flush what commits with `synchronous_commit` off.
-async fn freeze_the_walwriter(db: &Database<Postgres>) -> i64 {
+async fn freeze_the_walwriter(db: &Database<Postgres>) -> u32 {
     let pid = "SELECT pid::bigint FROM pg_stat_activity WHERE backend_type = 'walwriter'";
-    let pid = db.number(pid).await;
-    signal("STOP", pid);
+    let pid = u32::try_from(db.number(pid).await).unwrap();
+    signal(pid, "STOP");
     pid
-}
-
-fn signal(name: &str, pid: i64) {
-    let status = std::process::Command::new("kill")
-        .args([format!("-{name}"), pid.to_string()])
-        .status();
-    assert!(status.unwrap().success());
 }
 
 /// A synchronous commit flushes everything before it.
@@ -896,7 +889,7 @@ async fn positions_reused_after_a_backend_crash_are_handled() {
     let db = Database::on(&server).await;
     let (worker, seen, walwriter) = sees_what_is_not_on_the_disk(&db, &db).await;
     let started = db.texts("SELECT pg_postmaster_start_time()::text").await;
-    signal("KILL", walwriter);
+    signal(walwriter, "KILL");
     until("the server is back", async || {
         server.log().matches("ready to accept connections").count() > 1
             && sqlx::query("SELECT 1").execute(&db.pool).await.is_ok()

@@ -9,10 +9,10 @@ use consumer::{
 };
 use consumer_tests::{
     Database, Running, SqliteDatabase, TestConsumer, TestDatabase, consumer, impatient, keep_log,
-    logged, patiently, read_model, run_once, test_on, until,
+    logged, patiently, read_model, run_once, signal, test_on, until,
 };
-use sqlx::Sqlite;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx::{Postgres, Sqlite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -91,16 +91,20 @@ impl Drop for Left<'_> {
     }
 }
 
+/// The sessions that wait for a lock of Postgres.
+const WAITING: &str = "FROM pg_stat_activity
+                      WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
 /// How often someone waits for a handler to finish: by a mark, or for a lock of Postgres.
 async fn waiting<DB: TestDatabase>(db: &Database<DB>) -> i64 {
     let waiting = if DB::NAME == "SQLite" {
         "SELECT count(*) FROM consumer_mark
           WHERE holder LIKE 'waiting: %' AND held_until > unixepoch('subsec') * 1000"
+            .to_owned()
     } else {
-        "SELECT count(*) FROM pg_stat_activity
-          WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        format!("SELECT count(*) {WAITING}")
     };
-    db.number(waiting).await
+    db.number(&waiting).await
 }
 
 /// Waits until a command waits for the handler; fails if it does not.
@@ -320,26 +324,76 @@ async fn of_two_retries_at_once_one_handles_the_event<DB: TestDatabase>(db: Data
 }
 
 /// The lane has the next batch ready when the one before is saved.
-async fn a_command_gets_its_turn_between_two_batches<DB: TestDatabase>(db: Database<DB>) {
-    let gate = Gate::new();
+/// Commands that wait for the batch in progress, each in its own way.
+const COMMANDS: [&str; 2] = ["pause", "rename"];
+
+fn spawn<DB: TestDatabase>(
+    db: &Database<DB>,
+    command: &'static str,
+) -> JoinHandle<Result<(), AdminError>> {
+    let admin = admin_of(db);
+    tokio::spawn(async move {
+        match command {
+            "rename" => admin.rename(NAME, "renamed").await,
+            _ => admin.pause(NAME).await,
+        }
+    })
+}
+
+/// A worker in the middle of the first of many batches.
+async fn in_first_batch<DB: TestDatabase>(db: &Database<DB>, gate: &Arc<Gate>) -> Running<DB> {
     let settings = Settings::default().batch_size(1);
     let worker = db.worker().consumer(gate.consumer(NAME).settings(settings));
     let worker = Running::start(worker);
     db.append_many(10).await;
     gate.is_entered().await;
-    let admin = admin_of(&db);
-    let pause = tokio::spawn(async move { admin.pause(NAME).await });
-    has_to_wait(&db, "pause", &pause).await;
-    if DB::NAME == "SQLite" {
-        // As if it had waited for longer than its mark is held.
-        db.execute("UPDATE consumer_mark SET held_until = 0 WHERE holder LIKE 'waiting: %'")
-            .await;
-        has_to_wait(&db, "pause", &pause).await;
+    worker
+}
+
+async fn a_command_gets_its_turn_between_two_batches<DB: TestDatabase>(first: Database<DB>) {
+    for (db, command) in [first, Database::fresh().await].iter().zip(COMMANDS) {
+        let gate = Gate::new();
+        let worker = in_first_batch(db, &gate).await;
+        let done = spawn(db, command);
+        has_to_wait(db, command, &done).await;
+        if DB::NAME == "SQLite" {
+            // As if it had waited for longer than its mark is held.
+            db.execute("UPDATE consumer_mark SET held_until = 0 WHERE holder LIKE 'waiting: %'")
+                .await;
+            has_to_wait(db, command, &done).await;
+        }
+        gate.open(1);
+        patiently("it has its turn", done).await.unwrap().unwrap();
+        assert_eq!(gate.new_events().len(), 1, "a batch came before {command}");
+        worker.stop().await;
     }
-    gate.open(1);
-    patiently("it is paused", pause).await.unwrap().unwrap();
-    assert_eq!(gate.new_events().len(), 1, "a batch came first");
-    worker.stop().await;
+}
+
+/// Even if it does not notice for long that the rows are free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_does_not_overtake_a_command_that_waits() {
+    for command in COMMANDS {
+        let db = Database::<Postgres>::fresh().await;
+        let gate = Gate::new();
+        let worker = in_first_batch(&db, &gate).await;
+        let done = spawn(&db, command);
+        has_to_wait(&db, command, &done).await;
+        let session = db.number(&format!("SELECT pid::bigint {WAITING}")).await;
+        let session = u32::try_from(session).unwrap();
+        signal(session, "STOP");
+        gate.open(1);
+        until("the lane asks for the next batch", async || {
+            let refused = "SELECT count(*) FROM pg_stat_activity
+                            WHERE datname = current_database() AND query = 'ROLLBACK'";
+            gate.new_events().len() > 1 || db.number(refused).await > 0
+        })
+        .await;
+        signal(session, "CONT");
+        gate.open(1);
+        patiently("it has its turn", done).await.unwrap().unwrap();
+        assert_eq!(gate.new_events().len(), 1, "a batch came before {command}");
+        worker.stop().await;
+    }
 }
 
 /// The mark names the process that took it: here one that had the number of this process before.
@@ -398,8 +452,9 @@ async fn while_the_file_is_busy_only_the_save_is_repeated() {
     let store = EventStore::new(pool);
     let db = Database::<Sqlite>::of(store, &file.url).prepared().await;
     let gate = Gate::new();
-    let worker = Running::start(db.worker().consumer(gate.consumer(NAME)));
+    // Before it starts: a worker that finds the file busy then ends.
     let position = db.append_one("User", "u").await;
+    let worker = Running::start(db.worker().consumer(gate.consumer(NAME)));
     gate.is_entered().await;
     let mut writer = db.pool.acquire().await.unwrap();
     Sqlite::execute_sql(&mut writer, "BEGIN IMMEDIATE")

@@ -118,7 +118,7 @@ impl<DB: Backend> Admin<DB> {
     }
 
     /// Whether a handler works on the consumer without a claim. If so, the caller has to commit.
-    async fn must_wait(
+    pub(super) async fn must_wait(
         &self,
         tx: &mut Transaction<'_, DB>,
         consumer: &ConsumerId,
@@ -141,7 +141,7 @@ impl<DB: Backend> Admin<DB> {
     }
 
     /// Locks the rows for the rest of a transaction, and says which transaction that is.
-    async fn lock(
+    pub(super) async fn lock(
         &self,
         tx: &mut Transaction<'_, DB>,
         consumer: &ConsumerId,

@@ -1,9 +1,10 @@
 //! Names of consumers: giving a checkpoint another one, and starting under one that is retired.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use super::error::AdminError;
-use super::locks::LOCK_WAIT;
+use super::locks::{LOCK_WAIT, held, left};
 use super::operator::{Admin, consumer_of, declared_id, held_or};
 use super::options::Target;
 use crate::backend::{
@@ -12,6 +13,7 @@ use crate::backend::{
 use crate::contract::Formerly;
 use crate::registry::check_name;
 use crate::worker::poller::assignment::WorkerConsumer;
+use crate::worker::timeouts::after;
 
 impl<DB: Backend> Admin<DB> {
     /// Gives a consumer's checkpoint another name, with everything that belongs to it: all versions and
@@ -47,16 +49,29 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<(), AdminError> {
         let (from, to) = (from.into(), to.into());
         check_name(&to)?;
-        self.repeatedly(LOCK_WAIT, || self.try_rename(&from, &to))
+        let until = after(LOCK_WAIT);
+        self.repeatedly(LOCK_WAIT, || self.try_rename(&from, &to, until))
             .await
     }
 
-    async fn try_rename(&self, from: &str, to: &str) -> Result<(), AdminError> {
+    /// The rows are locked before the names, as when a version is [forgotten](Self::forget).
+    async fn try_rename(&self, from: &str, to: &str, until: Instant) -> Result<(), AdminError> {
         let tables = self.tables().await?;
         let consumer = first_version(from);
         let begun = begin(self.store.pool(), DB::BEGIN_SPLIT).await;
         let mut tx = begun.map_err(|error| held_or::<DB>(error, &consumer))?;
         self.check_use(&mut tx, Access::Operate).await?;
+        let rows = DB::rows(&tables.sql, &mut tx).await?;
+        let mut versions: Vec<&ConsumerId> = rows.iter().map(consumer_of).collect();
+        versions.retain(|id| *id.name == *from);
+        versions.dedup();
+        for id in versions {
+            if self.must_wait(&mut tx, id).await? {
+                tx.commit().await?;
+                return Err(held(id));
+            }
+            self.lock(&mut tx, id, left(until)).await?;
+        }
         let renamed = rename::<DB>(&tables.names, &mut tx, from, to).await;
         match renamed.map_err(|error| held_or::<DB>(error, &consumer))? {
             Renamed::Done => Ok(tx.commit().await?),

@@ -11,7 +11,7 @@ use sqlx::{
 
 use super::connect::{
     BEGIN_WRITE, CURRENT_TRANSACTION, begin, begin_write, has_code, lock_number,
-    server_incarnation, with_numbers,
+    server_incarnation, turn, with_numbers,
 };
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, ClaimOptions, OnThread, Remains, TransactionGuard, bind_save,
@@ -170,7 +170,8 @@ macro_rules! claim {
             SELECT *, ctid::text AS address FROM {progress}
              WHERE consumer = $1 AND version = $2 AND slice_from = $3
                -- No claim on tables that this library cannot work with, which ends the worker soon.
-               AND {tables fit} ",
+               AND {tables fit}
+               AND pg_try_advisory_xact_lock_shared(", turn!(), ") ",
             $condition,
             "
                FOR UPDATE SKIP LOCKED)

@@ -53,6 +53,17 @@ macro_rules! lock_number {
 }
 pub(super) use lock_number;
 
+/// The number of the advisory lock of version `$2` of consumer `$1`. Lanes share it during a batch, and a command
+/// takes it alone. No lane gets it while a command waits, which a row that is locked does not ensure.
+#[cfg(feature = "worker")]
+macro_rules! turn {
+    () => {
+        "hashtextextended($1, 7166182912370470000 + $2)"
+    };
+}
+#[cfg(feature = "worker")]
+pub(super) use turn;
+
 /// The transaction that the session is in, if it has written.
 #[cfg(feature = "worker")]
 pub(super) const CURRENT_TRANSACTION: &str = "SELECT pg_current_xact_id_if_assigned()::text";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnection, PgRow, Postgres};
 use sqlx::{Executor as _, Row as _};
 
-use super::connect::{CURRENT_TRANSACTION, with_numbers};
+use super::connect::{CURRENT_TRANSACTION, turn, with_numbers};
 use crate::backend::checkpoints::Checkpoints as _;
 use crate::backend::operate::{Operate, OperateStatements, rows};
 use crate::backend::rows::on_consumer;
@@ -23,14 +23,18 @@ impl Operate for Postgres {
                       LIMIT 1), -2)"
     );
 
-    const LOCK: &'static str = "
+    const LOCK: &'static str = concat!(
+        "
         SELECT pg_current_xact_id()::text AS transaction, pg_backend_pid() AS backend,
                -- An operator whose process froze does not keep the rows.
                set_config('idle_in_transaction_session_timeout', '60s', true)
-          FROM {progress}
-         WHERE consumer = $1 AND version = $2
+          FROM {progress} AS p, pg_advisory_xact_lock(",
+        turn!(),
+        ")
+         WHERE p.consumer = $1 AND p.version = $2
          -- In this order, so that two operators cannot wait for each other.
-         ORDER BY slice_from FOR UPDATE";
+         ORDER BY p.slice_from FOR UPDATE OF p"
+    );
 
     async fn lock(
         sql: &OperateStatements,
@@ -40,12 +44,15 @@ impl Operate for Postgres {
     ) -> Result<Lock, sqlx::Error> {
         // A timeout of 0 would be none, and a longer one than this is refused.
         let wait = millis(wait).clamp(1, i32::MAX.into());
-        let wait = with_numbers("SET LOCAL lock_timeout = $1", &[wait]);
-        connection.execute(sqlx::raw_sql(wait)).await?;
+        let set = "SELECT current_setting('lock_timeout') AS before, \
+                   set_config('lock_timeout', '$1', true)";
+        let set = sqlx::raw_sql(with_numbers(set, &[wait]));
+        let before: String = connection.fetch_one(set).await?.try_get("before")?;
         let rows = lock_all(sql, connection, of).await?;
-        // Next may come the consumer's own code, with its own waits.
+        // Next may come the consumer's own code, with its own waits. What the server says contains no quote.
+        let restore = format!("SET LOCAL lock_timeout = '{before}'");
         connection
-            .execute("SET LOCAL lock_timeout TO DEFAULT")
+            .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(restore)))
             .await?;
         let Some(row) = rows.first() else {
             return Ok(Lock::Missing);
