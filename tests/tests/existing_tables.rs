@@ -760,13 +760,22 @@ async fn a_view_of_tables_with_two_sequences_is_refused() {
 async fn a_view_that_gets_a_second_sequence_ends_a_running_worker() {
     let db = mapped::<Postgres>(TWO_TABLES, both_tables()).await;
     let running = Running::start(db.worker().consumer(read_model("both")));
-    until("it runs", async || db.checkpoint("both").await.is_some()).await;
+    until("it runs", async || {
+        running.consumers()[0].position.is_some()
+    })
+    .await;
     db.execute("CREATE SEQUENCE other; ALTER TABLE paid ALTER p SET DEFAULT nextval('other')")
         .await;
+    let waited = patiently("waiting ends", running.caught_up_to(1)).await;
     let error = running.end().await.unwrap_err();
     assert!(
         matches!(error, WorkerError::Log(LogProblem::OtherSequence { .. })),
         "{error:?}"
+    );
+    // Not only that it has shut down.
+    assert_eq!(
+        waited.unwrap_err().to_string(),
+        format!("the worker has ended ({error}), and handles no more events")
     );
 }
 
@@ -796,10 +805,14 @@ async fn a_view_whose_owner_does_not_see_all_rows_is_refused() {
          ALTER VIEW both_tables OWNER TO {owner}"
     ))
     .await;
+    // A check in between would end it.
     let long = Duration::from_hours(1);
     let worker = db.worker().snapshot_interval(long).advance_interval(long);
     let running = Running::start(worker.consumer(read_model("both")));
-    until("it runs", async || db.checkpoint("both").await.is_some()).await;
+    until("it runs", async || {
+        running.consumers()[0].position.is_some()
+    })
+    .await;
     db.execute(
         "ALTER TABLE paid ENABLE ROW LEVEL SECURITY;
          INSERT INTO paid (shop, n, data) VALUES ('a', 1, '{}');

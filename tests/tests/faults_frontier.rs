@@ -837,7 +837,7 @@ async fn handles_reused_positions(db: &Database<Postgres>, worker: Running<Postg
 async fn sees_what_is_not_on_the_disk(
     db: &Database<Postgres>,
     direct: &Database<Postgres>,
-) -> (Running<Postgres>, i64, i64) {
+) -> (Running<Postgres>, i64, u32) {
     direct.execute("CHECKPOINT").await;
     let durable = *db.append_many(40).await.last().unwrap();
     let worker = Running::start(db.worker().consumer(read_model("c")));

@@ -240,8 +240,15 @@ async fn without_its_database_a_worker_is_live_but_not_ready() {
     })
     .await;
     assert!(handle.health().is_live() && !handle.health().is_ready());
+    let state = || handle.consumers()[0].state.clone();
+    assert!(
+        matches!(state(), ConsumerState::Waiting { .. }),
+        "{}",
+        state()
+    );
     server.start();
     until(&handle, consumer::Health::is_ready).await;
+    assert_eq!(state(), ConsumerState::Running);
     handle.shut_down();
     running.await.unwrap().unwrap();
 }

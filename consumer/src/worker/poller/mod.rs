@@ -131,6 +131,8 @@ impl<DB: Backend> Poller<DB> {
         }
         self.take_snapshot().await?;
         self.measure_parked().await;
+        // From now on, lanes may run.
+        self.shared.progress.record_poll(settled, None);
         Ok(Arc::clone(&self.snapshot.borrow()))
     }
 

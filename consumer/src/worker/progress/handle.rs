@@ -328,7 +328,7 @@ impl<DB: Backend> WorkerHandle<DB> {
                 let is_caught_up = behind.is_empty();
                 failure = behind
                     .into_iter()
-                    .find(|one| !one.state.is_active())
+                    .find(|one| !one.state.is_active() && !one.state.has_ended())
                     .map(|one| WaitError::NotRunning {
                         consumer: one.id,
                         state: one.state,

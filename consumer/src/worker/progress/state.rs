@@ -66,7 +66,7 @@ pub enum ConsumerState {
         /// The position that the neighbour has to reach.
         position: i64,
     },
-    /// It waits for the database.
+    /// It waits for the database, or its worker does and cannot see new events.
     Waiting {
         /// The error of the database.
         error: String,
@@ -253,6 +253,17 @@ impl ConsumerState {
         }
     }
 
+    /// The state of a consumer whose worker last failed to poll the log: what waits for events gets none.
+    pub(crate) fn while_polls_fail(self, error: Option<&str>) -> Self {
+        match (self, error) {
+            (Self::Starting | Self::Running | Self::WaitingForMerge { .. }, Some(error)) => {
+                let error = error.to_owned();
+                Self::Waiting { error }
+            }
+            (state, _) => state,
+        }
+    }
+
     /// Whether a lane in this state handles events, or will without anyone's help.
     pub(crate) fn is_active(&self) -> bool {
         matches!(
@@ -264,6 +275,11 @@ impl ConsumerState {
                 | Self::Waiting { .. }
                 | Self::Panicked { .. }
         )
+    }
+
+    /// Whether a lane in this state has ended as the worker does, whose end tells why.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self, Self::CaughtUp | Self::ShutDown)
     }
 
     /// Whether a lane in this state runs only after its row or the program has changed.

@@ -181,11 +181,16 @@ impl WorkerProgress {
                 .or_default()
                 .push(lane);
         }
+        let poll_error = self.last_poll().and_then(|poll| poll.error);
         self.consumers
             .iter()
             .map(|consumer| {
                 let lanes = by_consumer.get(consumer).map_or(&[][..], Vec::as_slice);
-                report(consumer, lanes, self.state_without_lanes(consumer))
+                let report = report(consumer, lanes, self.state_without_lanes(consumer));
+                ConsumerReport {
+                    state: report.state.while_polls_fail(poll_error.as_deref()),
+                    ..report
+                }
             })
             .collect()
     }
