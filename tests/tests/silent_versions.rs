@@ -215,7 +215,8 @@ async fn a_version_waits_for_one_that_its_claim_does_not_see(db: Database<Postgr
     mails.gate.add_permits(1);
     let mut second = db.store.begin().await.unwrap();
     let precedence = format!(
-        "SELECT pg_advisory_xact_lock(hashtextextended('{}', 7166182912370463011))",
+        "SELECT pg_advisory_xact_lock(
+             hashtextextended('{}', 'consumer_progress'::regclass::oid::bigint))",
         mails.name
     );
     Postgres::execute_sql(&mut second, &precedence)

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::admin::{Admin, RebuildOptions};
+use consumer::admin::{Admin, RebuildOptions, Target};
 use consumer::prelude::*;
 use consumer::{OnError, PgEventStore, ReadModel, Schema, Settings, Worker};
 use consumer_tests::{
@@ -11,12 +11,14 @@ use consumer_tests::{
     test_on,
 };
 use sqlx::{Postgres, Row as _};
+use tokio::sync::Semaphore;
 
 test_on!(
     [postgres, through_a_pooler],
     each_tenants_handlers_write_their_own_tables,
     what_a_handler_sets_does_not_change_the_next_ones_schema,
-    a_schema_in_the_search_path_reaches_no_other_consumer
+    a_schema_in_the_search_path_reaches_no_other_consumer,
+    no_tenant_waits_for_the_consumer_of_another
 );
 
 /// The names of schemas are quoted wherever they appear.
@@ -121,6 +123,47 @@ async fn what_a_handler_sets_does_not_change_the_next_ones_schema(db: Database<P
     let report = run_once(Worker::builder(tenants[1].store.clone()).consumer(setting)).await;
     assert!(!report.has_failures(), "{report}");
     assert_eq!(*paths.lock().unwrap(), ["\"Söhne & Co\", public"; 3]);
+}
+
+async fn no_tenant_waits_for_the_consumer_of_another(db: Database<Postgres>) {
+    let tenants = tenants(&db).await;
+    let [first, second] = &tenants[..] else {
+        panic!("two tenants")
+    };
+    for tenant in &tenants {
+        tenant.append("User", ["ada"]).await;
+    }
+    let (entered, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let signals = (Arc::clone(&entered), Arc::clone(&gate));
+    let slow = consumer("users", move |_, _, _| {
+        let (entered, gate) = signals.clone();
+        Box::pin(async move {
+            entered.add_permits(1);
+            Ok(gate.acquire().await.map(drop)?)
+        })
+    });
+    let running = Running::start(Worker::builder(first.store.clone()).consumer(slow));
+    patiently("its handler is called", entered.acquire())
+        .await
+        .unwrap()
+        .forget();
+    let worker = || Worker::builder(second.store.clone());
+    run_once(worker().consumer(users("users"))).await;
+    // Of two versions, the first to handle an event needs the precedence.
+    let both = [1, 2].map(|version| consumer::Registered::new(users("users")).version(version));
+    second.append("User", ["bob"]).await;
+    let both = both
+        .into_iter()
+        .fold(worker(), |worker, one| worker.registered(one));
+    patiently("both versions handle it", run_once(both)).await;
+    let admin = Admin::new(second.store.clone());
+    let rebuild = RebuildOptions::new().without_reset();
+    admin
+        .rebuild(Target::new("users").version(1), rebuild)
+        .await
+        .expect("no batch is in progress");
+    gate.add_permits(1);
+    running.stop().await;
 }
 
 async fn a_schema_in_the_search_path_reaches_no_other_consumer(db: Database<Postgres>) {

@@ -8,7 +8,8 @@ use super::locks::{LOCK_WAIT, held, left};
 use super::operator::{Admin, consumer_of, declared_id, held_or};
 use super::options::Target;
 use crate::backend::{
-    Access, Backend, ConsumerId, HeldBack, Names, Renamed, Start, begin, lift, rename,
+    Access, Backend, ConsumerId, HeldBack, Names, Renamed, Start, begin, lift, refuse_rename,
+    rename,
 };
 use crate::contract::Formerly;
 use crate::registry::check_name;
@@ -61,19 +62,29 @@ impl<DB: Backend> Admin<DB> {
         let begun = begin(self.store.pool(), DB::BEGIN_SPLIT).await;
         let mut tx = begun.map_err(|error| held_or::<DB>(error, &consumer))?;
         self.check_use(&mut tx, Access::Operate).await?;
-        let rows = DB::rows(&tables.sql, &mut tx).await?;
-        let mut versions: Vec<&ConsumerId> = rows.iter().map(consumer_of).collect();
-        versions.retain(|id| *id.name == *from);
-        versions.dedup();
-        for id in versions {
-            if self.must_wait(&mut tx, id).await? {
-                tx.commit().await?;
-                return Err(held(id));
+        let refused = refuse_rename::<DB>(&tables.names, &mut tx, from, to).await?;
+        let renamed = match refused {
+            Some(refused) => refused,
+            None => {
+                let rows = DB::rows(&tables.sql, &mut tx).await?;
+                let mut versions: Vec<&ConsumerId> = rows.iter().map(consumer_of).collect();
+                versions.retain(|id| *id.name == *from);
+                versions.dedup();
+                for id in versions {
+                    if self.must_wait(&mut tx, id).await? {
+                        tx.commit().await?;
+                        return Err(held(id));
+                    }
+                    let locked = self.lock(&mut tx, id, left(until)).await;
+                    // The next attempt finds which versions are left.
+                    let is_gone = matches!(locked, Err(AdminError::Unknown { .. }));
+                    (if is_gone { Err(held(id)) } else { locked })?;
+                }
+                let renamed = rename::<DB>(&tables.names, &mut tx, from, to).await;
+                renamed.map_err(|error| held_or::<DB>(error, &consumer))?
             }
-            self.lock(&mut tx, id, left(until)).await?;
-        }
-        let renamed = rename::<DB>(&tables.names, &mut tx, from, to).await;
-        match renamed.map_err(|error| held_or::<DB>(error, &consumer))? {
+        };
+        match renamed {
             Renamed::Done => Ok(tx.commit().await?),
             Renamed::Missing => {
                 // The next statements need the connection.

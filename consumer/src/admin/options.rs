@@ -96,7 +96,8 @@ impl RebuildOptions {
         Self::default()
     }
 
-    /// Waits up to this long for a worker's batch to finish, instead of refusing at once.
+    /// Waits up to this long for a worker's batch to finish, instead of refusing at once. Meanwhile, no other batch of
+    /// the consumer begins.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;

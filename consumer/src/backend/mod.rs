@@ -143,7 +143,7 @@ pub use self::renames::{HeldBack, HeldBackReason};
 #[cfg(feature = "worker")]
 pub(crate) use self::renames::{
     NameStatements, Names, Program, Renamed, Start, held_back_by, lift, lock_retired, read_retired,
-    rename,
+    refuse_rename, rename,
 };
 pub(crate) use self::repeat::refuse_other;
 #[cfg(feature = "worker")]

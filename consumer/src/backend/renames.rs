@@ -429,18 +429,8 @@ pub(crate) async fn rename<DB: Renames>(
 ) -> Result<Renamed, sqlx::Error> {
     // First, so that no checkpoint is created under either name meanwhile.
     sql.lock_names.fetch_as_script::<DB>(tx).await?;
-    let names = Names::read::<DB>(sql, tx).await?;
-    if !names.has(from) {
-        return Ok(Renamed::Missing);
-    }
-    let is_taken = sql.is_taken.on::<DB>().bind(to);
-    if is_taken.fetch_value(tx, "taken").await? {
-        return Ok(Renamed::Taken);
-    }
-    if let Some(reason) = names.obstacle(from, to) {
-        let (name, version) = (to.into(), 1);
-        let consumer = ConsumerId { name, version };
-        return Ok(Renamed::Retired(HeldBack { consumer, reason }));
+    if let Some(refused) = refuse_rename::<DB>(sql, tx, from, to).await? {
+        return Ok(refused);
     }
     sql.lock_all.on::<DB>().bind(from).fetch_all(tx).await?;
     let is_working = sql.is_working.on::<DB>().bind(from);
@@ -476,6 +466,28 @@ pub(crate) async fn rename<DB: Renames>(
     let alias = sql.retire.on::<DB>().bind(from).bind(0_i32).bind(Some(to));
     alias.execute(tx).await?;
     Ok(Renamed::Done)
+}
+
+/// Why a rename cannot be done, apart from a batch in progress.
+pub(crate) async fn refuse_rename<DB: Renames>(
+    sql: &NameStatements,
+    tx: &mut DB::Connection,
+    from: &str,
+    to: &str,
+) -> Result<Option<Renamed>, sqlx::Error> {
+    let names = Names::read::<DB>(sql, tx).await?;
+    if !names.has(from) {
+        return Ok(Some(Renamed::Missing));
+    }
+    let is_taken = sql.is_taken.on::<DB>().bind(to);
+    if is_taken.fetch_value(tx, "taken").await? {
+        return Ok(Some(Renamed::Taken));
+    }
+    Ok(names.obstacle(from, to).map(|reason| {
+        let (name, version) = (to.into(), 1);
+        let consumer = ConsumerId { name, version };
+        Renamed::Retired(HeldBack { consumer, reason })
+    }))
 }
 
 /// Lets a checkpoint be created under a name again, for one version or all; returns whether none could.

@@ -11,7 +11,7 @@ use sqlx::{
 
 use super::connect::{
     BEGIN_WRITE, CURRENT_TRANSACTION, begin, begin_write, has_code, lock_number,
-    server_incarnation, turn, with_numbers,
+    server_incarnation, with_numbers,
 };
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, ClaimOptions, OnThread, Remains, TransactionGuard, bind_save,
@@ -161,6 +161,21 @@ fn block(address: &str) -> Option<u32> {
     block.parse().ok()
 }
 
+/// The number of an advisory lock of consumer `$1`, in the schema of its checkpoints: the consumers of tenants have the
+/// same names.
+/// - `precedence` is the lock of the version that handles events first.
+/// - `turn` is that of version `$2`. Lanes share it during a batch, and a command takes it alone: no lane gets it while
+///   a command waits, which a lock on the row does not ensure.
+macro_rules! consumer_lock {
+    (precedence) => {
+        "hashtextextended($1, '{progress}'::regclass::oid::bigint)"
+    };
+    (turn) => {
+        "hashtextextended($1, ('{progress}'::regclass::oid::bigint << 31) + $2)"
+    };
+}
+pub(super) use consumer_lock;
+
 /// Claims a row that fulfils a condition besides its key.
 macro_rules! claim {
     ($condition:literal) => {
@@ -169,9 +184,9 @@ macro_rules! claim {
         WITH p AS (
             SELECT *, ctid::text AS address FROM {progress}
              WHERE consumer = $1 AND version = $2 AND slice_from = $3
+               AND pg_try_advisory_xact_lock_shared(", consumer_lock!(turn), ")
                -- No claim on tables that this library cannot work with, which ends the worker soon.
-               AND {tables fit}
-               AND pg_try_advisory_xact_lock_shared(", turn!(), ") ",
+               AND {tables fit} ",
             $condition,
             "
                FOR UPDATE SKIP LOCKED)
@@ -186,7 +201,7 @@ macro_rules! claim {
                                   WHERE o.consumer = p.consumer AND o.version > p.version)
                     THEN 'open'
                     -- A version that this statement does not see yet has to wait for the claim.
-                    WHEN pg_try_advisory_xact_lock_shared(hashtextextended(p.consumer, ", lock_number!(precedence), "))
+                    WHEN pg_try_advisory_xact_lock_shared(", consumer_lock!(precedence), ")
                     THEN 'held' ELSE 'taken' END AS precedence,
                EXISTS (SELECT FROM {handled} AS h
                         WHERE h.consumer = p.consumer AND h.up_to > p.position) AS is_replaying,
@@ -254,9 +269,9 @@ impl Checkpoints for Postgres {
 
     const LOCK_PRECEDENCE: &'static str = concat!(
         "
-        SELECT pg_try_advisory_xact_lock(hashtextextended($1, ",
-        lock_number!(precedence),
-        ")) AS locked"
+        SELECT pg_try_advisory_xact_lock(",
+        consumer_lock!(precedence),
+        ") AS locked"
     );
 
     const ADVANCE: &'static str = concat!(

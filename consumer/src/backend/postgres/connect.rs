@@ -43,26 +43,11 @@ macro_rules! lock_number {
     (names) => {
         "7166182912370463010"
     };
-    // The seed of a hash of the consumer's name.
-    (precedence) => {
-        "7166182912370463011"
-    };
     (tables) => {
         "7166182912370463012"
     };
 }
 pub(super) use lock_number;
-
-/// The number of the advisory lock of version `$2` of consumer `$1`. Lanes share it during a batch, and a command
-/// takes it alone. No lane gets it while a command waits, which a row that is locked does not ensure.
-#[cfg(feature = "worker")]
-macro_rules! turn {
-    () => {
-        "hashtextextended($1, 7166182912370470000 + $2)"
-    };
-}
-#[cfg(feature = "worker")]
-pub(super) use turn;
 
 /// The transaction that the session is in, if it has written.
 #[cfg(feature = "worker")]

@@ -5,7 +5,8 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnection, PgRow, Postgres};
 use sqlx::{Executor as _, Row as _};
 
-use super::connect::{CURRENT_TRANSACTION, turn, with_numbers};
+use super::checkpoints::consumer_lock;
+use super::connect::{CURRENT_TRANSACTION, with_numbers};
 use crate::backend::checkpoints::Checkpoints as _;
 use crate::backend::operate::{Operate, OperateStatements, rows};
 use crate::backend::rows::on_consumer;
@@ -29,7 +30,7 @@ impl Operate for Postgres {
                -- An operator whose process froze does not keep the rows.
                set_config('idle_in_transaction_session_timeout', '60s', true)
           FROM {progress} AS p, pg_advisory_xact_lock(",
-        turn!(),
+        consumer_lock!(turn),
         ")
          WHERE p.consumer = $1 AND p.version = $2
          -- In this order, so that two operators cannot wait for each other.

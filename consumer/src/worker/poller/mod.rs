@@ -396,6 +396,7 @@ impl<DB: Backend> Poller<DB> {
         let (mut pause, longest) = RECONNECT;
         while !self.shared.is_stopping() {
             if !error.can_pass() {
+                self.record_failure(&error);
                 return Err(error);
             }
             self.disconnect(&error, pause);
@@ -416,18 +417,21 @@ impl<DB: Backend> Poller<DB> {
     }
 
     fn disconnect(&mut self, error: &WorkerError, pause: Duration) {
-        let error = chain(error).to_string();
         tracing::warn!(
-            error,
+            error = %chain(error),
             "the worker cannot use its database; trying again in {pause:?}"
         );
-        let settled = self.observed().settled;
-        self.shared.progress.record_poll(settled, Some(error));
+        self.record_failure(error);
         self.connection.close();
         self.writing.leave();
         self.shared.connections.close_idle();
         self.shared.log.close_idle();
         self.measure_states();
+    }
+
+    fn record_failure(&self, error: &WorkerError) {
+        let (settled, error) = (self.observed().settled, chain(error).to_string());
+        self.shared.progress.record_poll(settled, Some(error));
     }
 
     async fn try_reconnect(&mut self) -> Result<(), WorkerError> {

@@ -328,10 +328,15 @@ impl<DB: Backend> WorkerHandle<DB> {
                 let is_caught_up = behind.is_empty();
                 failure = behind
                     .into_iter()
-                    .find(|one| !one.state.is_active() && !one.state.has_ended())
-                    .map(|one| WaitError::NotRunning {
-                        consumer: one.id,
-                        state: one.state,
+                    .find(|one| !one.state.is_active())
+                    .map(|one| match progress.fatal_error() {
+                        Some(error) if one.state == ConsumerState::ShutDown => {
+                            WaitError::Ended { error: Some(error) }
+                        }
+                        _ => WaitError::NotRunning {
+                            consumer: one.id,
+                            state: one.state,
+                        },
                     })
                     .or_else(|| {
                         Some(WaitError::Ended {

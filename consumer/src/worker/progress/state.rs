@@ -277,11 +277,6 @@ impl ConsumerState {
         )
     }
 
-    /// Whether a lane in this state has ended as the worker does, whose end tells why.
-    pub(crate) fn has_ended(&self) -> bool {
-        matches!(self, Self::CaughtUp | Self::ShutDown)
-    }
-
     /// Whether a lane in this state runs only after its row or the program has changed.
     pub(crate) fn is_blocked(&self) -> bool {
         matches!(

@@ -277,6 +277,12 @@ impl WorkerProgress {
         self.end.lock().clone()
     }
 
+    /// The error that ends the run, also before it has ended.
+    pub(crate) fn fatal_error(&self) -> Option<String> {
+        let end = self.end().and_then(|end| end.error);
+        end.or_else(|| self.last_poll()?.error)
+    }
+
     pub(crate) fn set_end(&self, end: RunEnd) {
         *self.end.lock() = Some(end);
         self.notify();
