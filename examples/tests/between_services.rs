@@ -360,6 +360,14 @@ async fn two_importers_store_each_event_once_with_every_field() {
     let single = Single::new().await;
     let start = || Process::start(&mut importer(&single.database.url, &single.url));
     let importers = [start(), start()];
+    // Before that, a signal would end an importer at once.
+    until("both wait for messages", async || {
+        let Ok(mut durable) = single.stream.get_consumer::<Config>("billing").await else {
+            return false;
+        };
+        durable.info().await.is_ok_and(|info| info.num_waiting >= 2)
+    })
+    .await;
     let mut published: BTreeMap<String, Vec<Content>> = BTreeMap::new();
     for number in 0..600_u32 {
         let order = format!("o{}", number % 7);
@@ -403,7 +411,7 @@ async fn two_importers_store_each_event_once_with_every_field() {
 async fn a_shutdown_leaves_no_message_unacknowledged() {
     let single = Single::new().await;
     let mut command = importer(&single.database.url, &single.url);
-    let running = Process::start(command.stderr(Stdio::piped()));
+    let running = Process::start(&mut command);
     for version in 1..=500 {
         single.publish("a", version).await;
     }
@@ -751,6 +759,12 @@ async fn both_logs_have_each_event_once_after_20_kills_of_each() {
         let Some(durable) = durable else { return false };
         let info = durable.get_info().await;
         info.is_ok_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
+    })
+    .await;
+    let totals = "SELECT coalesce(sum(events), 0)::bigint FROM order_totals";
+    until("the totals have every event", async || {
+        let sum: Result<i64, _> = sqlx::query_scalar(totals).fetch_one(target.pool()).await;
+        sum.is_ok_and(|sum| u64::try_from(sum) == Ok(events))
     })
     .await;
     publisher.terminate();

@@ -130,6 +130,8 @@ fn the_program_sends_its_spans_to_the_collector() {
     let (url, taking) = collector();
     let output = Command::new(env!("CARGO_BIN_EXE_traces"))
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        // All in the one request that the collector answers.
+        .env("OTEL_BSP_SCHEDULE_DELAY", "600000")
         .env(
             "DATABASE_URL",
             format!("sqlite:{}", directory.path().join("app.db").display()),

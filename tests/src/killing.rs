@@ -32,7 +32,7 @@ pub async fn kill_20_times<DB: TestDatabase>(
         let is_between = moved.any(|(&after, before)| before < after && after < head);
         interrupted += u32::from(is_between);
     }
-    assert!(interrupted >= 3, "{interrupted} kills had any effect");
+    assert!(interrupted > 0, "no kill had any effect");
     let head = append().await;
     let worker = start();
     until("the worker has caught up", async || {

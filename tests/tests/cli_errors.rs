@@ -274,7 +274,7 @@ const COMMANDS: [&str; 20] = [
 
 /// Expects the same message of every command on a database that none can use.
 fn expect_of_all(messages: &mut Messages, url: &str, message: &str) {
-    let variables = [("TEST_OPERATOR_URL", url), ("TEST_LAZY", "yes")];
+    let variables = [("TEST_OPERATOR_URL", url), ("TEST_LAZY", "30")];
     for line in COMMANDS {
         messages.expect(line, &variables, 1, message);
     }
@@ -325,7 +325,7 @@ async fn a_role_without_privileges_gets_the_grants_in_every_command() {
 async fn an_unreachable_server_says_what_to_check() {
     let mut messages = Messages::new("unreachable");
     let url = "postgres://postgres@127.0.0.1:1/shop";
-    let variables = [("TEST_OPERATOR_URL", url), ("TEST_LAZY", "yes")];
+    let variables = [("TEST_OPERATOR_URL", url), ("TEST_LAZY", "2")];
     for line in ["run --once", "status", "pause tally", "migrate"] {
         messages.expect(line, &variables, 1, "check");
     }

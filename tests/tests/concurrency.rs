@@ -17,8 +17,8 @@ async fn r11_concurrent_writers_lose_nothing_but_the_naive_readers() {
             .consumer(read_model("beside")),
     );
     let writers = Writers::start(&db.pool, 6, Duration::from_millis(150));
-    patiently("there are 1,500 events", async {
-        while db.number("SELECT count(*) FROM events").await < 1_500 {
+    patiently("there are 800 events", async {
+        while db.number("SELECT count(*) FROM events").await < 800 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     })

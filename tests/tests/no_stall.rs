@@ -64,7 +64,7 @@ fn panicking<DB: TestDatabase>(is_broken: &Arc<AtomicBool>) -> TestConsumer<DB> 
             Ok(DB::apply(tx, "c", event).await?)
         })
     })
-    .settings(impatient().handler_timeout(Duration::from_millis(20)))
+    .settings(impatient().handler_timeout(Duration::from_millis(200)))
 }
 
 /// A read model that fails on its first event as often as it is told to.

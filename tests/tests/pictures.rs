@@ -70,7 +70,8 @@ async fn rename_hosts(db: &Database<Sqlite>) {
 /// The last screen that `status --watch` draws on a terminal of 100 columns.
 fn watched(url: &str) -> String {
     let program = env!("CARGO_BIN_EXE_test_operator");
-    let line = format!("timeout 4 {program} consumers status --watch");
+    // A busy machine needs some seconds to start it.
+    let line = format!("timeout 10 {program} consumers status --watch");
     let variables = [
         ("TEST_OPERATOR_URL", url),
         ("TEST_FILLING", Filling::Normal.name()),

@@ -537,11 +537,7 @@ async fn a_blocker_of_another_role_is_open_for_an_unknown_time() {
     })
     .await;
     let wait = running.frontier_wait().unwrap();
-    assert_eq!(
-        wait.position,
-        late - 1,
-        "the frontier does not depend on it"
-    );
+    assert!(wait.position < late, "the frontier does not depend on it");
     assert_eq!(wait.blockers[0].open, None);
     let text = wait.blockers[0].to_string();
     assert!(

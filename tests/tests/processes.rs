@@ -111,7 +111,7 @@ async fn r3_a_worker_killed_20_times_yields_the_same_read_model<DB: TestDatabase
     let start = || {
         WorkerProcess::of(WORKER, &db)
             .consumers(&["c"])
-            .batch_size(3)
+            .batch_size(1)
             .start()
     };
     let mut killed_on_the_way = 0;
@@ -283,7 +283,7 @@ async fn another_process_takes_over_when_the_owner_is_killed(db: Database<Postgr
 async fn a_thawed_process_repeats_nothing_after_a_takeover(db: Database<Postgres>) {
     let head = db.append_many(10).await[9];
     let gate = Gate::closed();
-    let timeout = Duration::from_millis(500);
+    let timeout = Duration::from_secs(5);
     let frozen = WorkerProcess::of(WORKER, &db)
         .consumers(&["c"])
         .gate(&gate.file())

@@ -475,11 +475,11 @@ async fn each_statement_counts_as_one_call_of_the_handler(db: Database<Postgres>
         )
     };
     run_once(db.worker().consumer(fills())).await;
-    db.execute(&slow_inserts(0.8)).await;
+    db.execute(&slow_inserts(1.5)).await;
     db.append("Counter", ["1"]).await;
     let settings = impatient()
         .retries(0)
-        .handler_timeout(Duration::from_secs(2));
+        .handler_timeout(Duration::from_secs(6));
     let report = run_once(db.worker().consumer(fills().settings(settings))).await;
     assert!(!report.has_failures(), "{report}");
     assert_eq!(db.number("SELECT count(*) FROM counters_v1").await, ROWS);

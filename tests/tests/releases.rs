@@ -409,7 +409,9 @@ async fn a_process_of_an_earlier_library_is_shown_until_the_next_save<DB: TestDa
 async fn an_idle_worker_writes_no_row<DB: TestDatabase>(db: Database<DB>) {
     let last = *db.append("User", ["a", "b"]).await.last().unwrap();
     let users = read_model("users").scope(&["User"]);
-    let worker = db.worker().scoped_consumer(users);
+    // An advance of the idle row would be a write.
+    let worker = db.worker().advance_interval(Duration::from_hours(1));
+    let worker = worker.scoped_consumer(users);
     let worker = Running::start(worker.consumer(read_model("all")));
     worker.caught_up_to(last).await.unwrap();
     let row = "SELECT p.position || '/' || p.claims || '/' || p.updated_at || '/' || w.seen_at

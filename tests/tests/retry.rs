@@ -231,7 +231,7 @@ async fn a_hanging_handler_times_out_and_leaves_nothing_locked<DB: TestDatabase>
     tried.settings = tried
         .settings
         .clone()
-        .handler_timeout(Duration::from_millis(200));
+        .handler_timeout(Duration::from_secs(2));
     tried.park().await;
     let retried = retry(&tried).await;
     assert_eq!((retried.handled, retried.failed.len()), (1, 1));

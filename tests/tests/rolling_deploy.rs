@@ -142,12 +142,17 @@ async fn a_deploy_process_by_process_loses_and_repeats_nothing<DB: TestDatabase>
     old[0] = None;
     append_unknown(&db).await;
     all_handled(&db).await;
+    // A lane notes its process once a second at most.
+    until("the rows name the new release", async || {
+        append_known(&db, 1).await;
+        all_handled(&db).await;
+        let statuses = statuses(&db).await;
+        let mut latest = statuses.iter().map(|one| &one.workers[0].release);
+        latest.all(|latest| latest.starts_with("test_release_after-"))
+    })
+    .await;
     assert!(new.terminate() && second.terminate());
     exactly_once(&db).await;
-    for one in statuses(&db).await {
-        let latest = &one.workers[0].release;
-        assert!(latest.starts_with("test_release_after-"), "{latest}");
-    }
 }
 
 async fn a_release_that_is_rolled_back_and_returns_loses_nothing<DB: TestDatabase>(

@@ -96,7 +96,7 @@ async fn a_retry_beside_a_batch_leaves_nothing_parked_behind_nothing(db: Databas
 async fn the_idle_half_of_a_row_split_in_a_retry_advances<DB: TestDatabase>(db: Database<DB>) {
     let id = lower();
     let failed = db.append_one("User", &id).await;
-    let slow = Duration::from_secs(20);
+    let slow = Duration::from_hours(1);
     let settings = Settings::default().retries(100).backoff(slow, slow);
     let model = Model::new("users").scope(&["User"]).settings(settings);
     model.fail_on(&id, true);

@@ -328,7 +328,9 @@ async fn a_deadlock_with_a_writer_of_events_first_can_be_retried() {
     let begin = format!("SET LOCAL deadlock_timeout = '1h'; {}", insert(1, "now"));
     Postgres::execute_sql(&mut other, &begin).await.unwrap();
 
-    let store = db.store.clone();
+    // The server looks for a deadlock once, so long after the wait began.
+    let url = format!("{}?options=-c%20deadlock_timeout%3D5s", db.url);
+    let store = PgEventStore::connect(&url).await.unwrap();
     let append =
         tokio::spawn(async move { store.append(ExpectedVersion::Any, &[event("u1")]).await });
     until("the append waits for the event", || async {
@@ -339,7 +341,8 @@ async fn a_deadlock_with_a_writer_of_events_first_can_be_retried() {
     .await;
     let head = "INSERT INTO aggregate_heads (aggregate_type, aggregate_id, aggregate_version)
                 VALUES ('User', 'u1', 1)";
-    Postgres::execute_sql(&mut other, head).await.unwrap();
+    let inserted = Postgres::execute_sql(&mut other, head);
+    patiently("the append gives up", inserted).await.unwrap();
     other.commit().await.unwrap();
 
     let error = append.await.unwrap().unwrap_err();

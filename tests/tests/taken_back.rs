@@ -121,6 +121,9 @@ async fn r11_evidence_from_before_a_restart_settles_nothing() {
     let db = Database::on(&server).await;
     let running = Running::start(worker(&db));
     let kept = db.append_many(5).await;
+    patiently("it handles them", running.caught_up_to(kept[4]))
+        .await
+        .unwrap();
     let mut open = db.store.begin().await.unwrap();
     Postgres::numbers(&mut open, DRAW).await.unwrap();
     db.append_many(4).await;

@@ -30,6 +30,9 @@ use crate::worker::timeouts::within;
 /// checkpoints, which only saves the next run some reading.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The same for a worker that has handled all it was to handle.
+const ONCE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How long a lane that is dropped may take to end: a blocked thread drops nothing.
 const DROP_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -201,7 +204,11 @@ impl<DB: Backend> Worker<DB> {
         };
         let (_, finished) = tokio::join!(
             within(FINISH_TIMEOUT, tidied),
-            within(FINISH_TIMEOUT, poller.finish(ended)),
+            // No one waits for a shutdown of a run with an end.
+            within(
+                if once { ONCE_TIMEOUT } else { FINISH_TIMEOUT },
+                poller.finish(ended)
+            ),
         );
         finished.unwrap_or(Ok(()))?;
         shared.progress.shut_down();

@@ -44,15 +44,15 @@ async fn main() -> ExitCode {
 }
 
 /// The store of a program that connects when a statement needs it.
-fn store<DB: TestDatabase>(url: &str) -> EventStore<DB> {
-    let options = PoolOptions::<DB>::new().acquire_timeout(Duration::from_secs(2));
+fn store<DB: TestDatabase>(url: &str, timeout: Duration) -> EventStore<DB> {
+    let options = PoolOptions::<DB>::new().acquire_timeout(timeout);
     EventStore::new(options.connect_lazy(url).expect("a URL"))
 }
 
 async fn builder<DB: TestDatabase>(url: &str) -> WorkerBuilder<DB> {
-    let store = match std::env::var_os("TEST_LAZY") {
-        Some(_) => store(url),
-        None => EventStore::<DB>::connect(url).await.expect("connect"),
+    let store = match std::env::var("TEST_LAZY") {
+        Ok(seconds) => store(url, Duration::from_secs(seconds.parse().expect("seconds"))),
+        Err(_) => EventStore::<DB>::connect(url).await.expect("connect"),
     };
     let pause = std::env::var("TEST_BATCH_MILLIS").ok();
     let pause = Duration::from_millis(pause.and_then(|text| text.parse().ok()).unwrap_or(0));

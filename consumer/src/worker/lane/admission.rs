@@ -70,6 +70,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         if row.epoch != self.job.epoch
             || claim.incarnation != self.job.batch.incarnation
             || !follows.contains(&row.position)
+            // What was read before may have been changed meanwhile.
+            || self.job.batch.discards != self.shared.log.discards()
             || self.lacks_named(&claim)
         {
             return Err(Outcome::Moved(claim));

@@ -108,7 +108,7 @@ async fn run_second_release<DB: Backend>(store: &EventStore<DB>, ada: &str) -> a
     let changed = NewEvent::typed(&UserEvent::EmailChanged { email })?.of(ada);
     let appended = store.append(ExpectedVersion::Any, &[changed]).await?;
     let position = appended.first().context("no event")?.global_position;
-    let timeout = Duration::from_secs(10);
+    let timeout = Duration::from_mins(1);
     let user = store
         .find_as_of::<second::User>(ada, position, timeout)
         .await?
