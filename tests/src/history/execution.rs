@@ -209,8 +209,12 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
     /// The releases that a worker started now runs.
     pub(super) fn code(&self) -> Vec<(&'static str, Release)> {
         let all = NAMES.into_iter().zip(&self.releases);
-        all.flat_map(|(name, releases)| releases.iter().map(move |one| (name, one.clone())))
-            .collect()
+        let all =
+            all.flat_map(|(name, releases)| releases.iter().map(move |one| (name, one.clone())));
+        let mut all: Vec<(&'static str, Release)> = all.collect();
+        // A worker creates the checkpoints in this order.
+        all.sort_by_key(|(name, one)| (NAMES.iter().position(|other| other == name), one.version));
+        all
     }
 
     pub(super) fn builder(
