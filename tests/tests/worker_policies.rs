@@ -12,7 +12,7 @@ use consumer::{
 };
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, batch_consumer, consumer, impatient, judging,
-    patiently, read_model, run_once, test_on,
+    patiently, read_model, run_once, test_on, until,
 };
 
 /// A read model that fails on the events of some aggregates.
