@@ -499,17 +499,15 @@ async fn r4_triggers_that_are_switched_off_later_end_the_worker() {
     let running = Running::start(db.worker().consumer(read_model("users")));
     db.append("User", ["a", "b"]).await;
     patiently("it runs", running.caught_up()).await.unwrap();
+    // Not over a connection of the pool, which the worker would use next.
+    let mut other = PgConnection::connect(&db.url).await.unwrap();
     let name = db.name();
-    db.execute(&format!(
-        "ALTER DATABASE {name} SET session_replication_role = replica"
-    ))
-    .await;
+    let off = format!("ALTER DATABASE {name} SET session_replication_role = replica");
+    Postgres::execute_sql(&mut other, &off).await.unwrap();
     // After that is committed.
-    db.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-          WHERE datname = current_database() AND pid <> pg_backend_pid()",
-    )
-    .await;
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                      WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    Postgres::execute_sql(&mut other, terminate).await.unwrap();
     let ended = running.end().await.expect_err("the database is refused");
     assert!(
         matches!(ended, WorkerError::Log(LogProblem::TriggersOff)),

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use sqlx::Transaction;
+
 use super::error::AdminError;
 use super::locks::{LOCK_WAIT, held, left};
 use super::operator::{Admin, consumer_of, declared_id, held_or};
@@ -65,23 +67,13 @@ impl<DB: Backend> Admin<DB> {
         let refused = refuse_rename::<DB>(&tables.names, &mut tx, from, to).await?;
         let renamed = match refused {
             Some(refused) => refused,
-            None => {
-                let rows = DB::rows(&tables.sql, &mut tx).await?;
-                let mut versions: Vec<&ConsumerId> = rows.iter().map(consumer_of).collect();
-                versions.retain(|id| *id.name == *from);
-                versions.dedup();
-                for id in versions {
-                    if self.must_wait(&mut tx, id).await? {
-                        tx.commit().await?;
-                        return Err(held(id));
-                    }
-                    let locked = self.lock(&mut tx, id, left(until)).await;
-                    // The next attempt finds which versions are left.
-                    let is_gone = matches!(locked, Err(AdminError::Unknown { .. }));
-                    (if is_gone { Err(held(id)) } else { locked })?;
-                }
+            None if self.lock_versions(&mut tx, from, until).await? => {
                 let renamed = rename::<DB>(&tables.names, &mut tx, from, to).await;
                 renamed.map_err(|error| held_or::<DB>(error, &consumer))?
+            }
+            None => {
+                tx.commit().await?;
+                return Err(held(&consumer));
             }
         };
         match renamed {
@@ -100,6 +92,30 @@ impl<DB: Backend> Admin<DB> {
             Renamed::Retired(held_back) => Err(AdminError::NameRetired { held_back }),
             Renamed::Busy => Err(AdminError::Held { consumer }),
         }
+    }
+
+    /// Locks the rows of all versions of a name. Returns false if a handler works on one without a claim, or if one
+    /// is gone; then the caller has to commit.
+    async fn lock_versions(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        name: &str,
+        until: Instant,
+    ) -> Result<bool, AdminError> {
+        let rows = DB::rows(&self.tables().await?.sql, tx).await?;
+        let mut versions: Vec<&ConsumerId> = rows.iter().map(consumer_of).collect();
+        versions.retain(|id| *id.name == *name);
+        versions.dedup();
+        for id in versions {
+            if self.must_wait(tx, id).await? {
+                return Ok(false);
+            }
+            match self.lock(tx, id, left(until)).await {
+                Err(AdminError::Unknown { .. }) => return Ok(false),
+                locked => drop(locked?),
+            }
+        }
+        Ok(true)
     }
 
     /// Starts a consumer that is [held back](crate::HeldBack) with a checkpoint of its own, at its
