@@ -154,7 +154,7 @@ async fn no_tenant_waits_for_the_consumer_of_another(db: Database<Postgres>) {
     second.append("User", ["bob"]).await;
     let both = both
         .into_iter()
-        .fold(worker(), |worker, one| worker.registered(one));
+        .fold(worker(), consumer::WorkerBuilder::registered);
     patiently("both versions handle it", run_once(both)).await;
     let admin = Admin::new(second.store.clone());
     let rebuild = RebuildOptions::new().without_reset();
