@@ -30,7 +30,7 @@ use crate::worker::timeouts::within;
 /// checkpoints, which only saves the next run some reading.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The same for a worker that has handled all it was to handle.
+/// The same at the end of a run that was to handle what was in the log.
 const ONCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a lane that is dropped may take to end: a blocked thread drops nothing.
@@ -204,7 +204,7 @@ impl<DB: Backend> Worker<DB> {
         };
         let (_, finished) = tokio::join!(
             within(FINISH_TIMEOUT, tidied),
-            // No one waits for a shutdown of a run with an end.
+            // Such a run was not asked to shut down, so that nothing waits for it.
             within(
                 if once { ONCE_TIMEOUT } else { FINISH_TIMEOUT },
                 poller.finish(ended)

@@ -66,7 +66,7 @@ pub enum ConsumerState {
         /// The position that the neighbour has to reach.
         position: i64,
     },
-    /// It waits for the database, or its worker does and cannot see new events.
+    /// It waits for the database, or its worker cannot read new events.
     Waiting {
         /// The error of the database.
         error: String,
@@ -253,7 +253,7 @@ impl ConsumerState {
         }
     }
 
-    /// The state of a consumer whose worker last failed to poll the log: what waits for events gets none.
+    /// The state that is shown if the last poll of the log failed: a consumer that waits for events gets none.
     pub(crate) fn while_polls_fail(self, error: Option<&str>) -> Self {
         match (self, error) {
             (Self::Starting | Self::Running | Self::WaitingForMerge { .. }, Some(error)) => {

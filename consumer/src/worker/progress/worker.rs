@@ -277,7 +277,7 @@ impl WorkerProgress {
         self.end.lock().clone()
     }
 
-    /// The error that ends the run, also before it has ended.
+    /// The error that ended the run or, if it has not ended, that of the last poll.
     pub(crate) fn fatal_error(&self) -> Option<String> {
         let end = self.end().and_then(|end| end.error);
         end.or_else(|| self.last_poll()?.error)
